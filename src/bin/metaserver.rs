@@ -1,0 +1,3 @@
+//! The MetaServer.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! MinFS: the metadata server of a distributed file system, replicated through Raft.
+
+pub mod proto;
