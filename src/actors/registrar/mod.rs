@@ -1,0 +1,1 @@
+//! The registrar: this node's place in etcd.

@@ -1,0 +1,226 @@
+//! Everything that changes the replicated state: the commands, and what applying one answers.
+//!
+//! A command is complete: the leader's time, the placement and the limits travel inside it, so that
+//! applying it needs nothing but the state. The encodings are in `proto::convert`.
+
+use std::fmt;
+
+use super::ids::{BlockId, InodeId, ServerId};
+use super::path::CleanPath;
+use super::state::{BlockRun, ServerStatus};
+
+/// A change to the state, as the leader put it into the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// The leader's clock when it proposed the command, Unix milliseconds.
+    pub time_ms: i64,
+    /// A repeat of a remembered id changes nothing and gets the first answer.
+    pub request_id: Option<RequestId>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Creates an empty file or a directory; its parent must exist.
+    Create {
+        /// Where.
+        path: CleanPath,
+        /// A directory, or else a file.
+        directory: bool,
+    },
+    /// Deletes a file, an empty directory or, with `recursive`, a whole subtree.
+    Delete {
+        /// What.
+        path: CleanPath,
+        /// Whether a directory may have children.
+        recursive: bool,
+    },
+    /// Gives a file new blocks in place of its old ones, and creates it if it is missing.
+    Allocate {
+        /// Which file.
+        path: CleanPath,
+        /// Bytes to make room for; more than 0.
+        size: u64,
+        /// Filled in by the leader; a command without one never enters the log.
+        plan: Option<AllocationPlan>,
+    },
+    /// Ends a write: sets size and MD5, frees blocks beyond the size.
+    Finalize {
+        /// Which file.
+        path: CleanPath,
+        /// The inode that was written; another one at `path` is refused.
+        inode: InodeId,
+        /// Bytes written.
+        size: u64,
+        /// As the client computed it; stored and given back as it is.
+        md5: String,
+    },
+    /// Replaces one replica of one block.
+    MoveReplica {
+        /// Which block.
+        block: BlockId,
+        /// The DataServer that loses it.
+        from: ServerId,
+        /// The DataServer that has it now.
+        to: ServerId,
+    },
+    /// Makes a DataServer known, or its new address; it counts as healthy from then on.
+    RegisterDataServer {
+        /// Its own name for itself.
+        id: String,
+        /// `host:port`.
+        addr: String,
+    },
+    /// Records what the leader thinks of a DataServer's health.
+    SetDataServerStatus {
+        /// Which one.
+        server: ServerId,
+        /// The new status.
+        status: ServerStatus,
+    },
+    /// Forgets garbage that no DataServer holds any more.
+    ReleaseGarbage {
+        /// The first block of each garbage entry.
+        runs: Vec<BlockId>,
+    },
+    /// Frees records of deleted subtrees, at most `limit` of them.
+    Reclaim {
+        /// Records.
+        limit: u32,
+    },
+}
+
+/// Where an allocation's blocks go: the leader's part of [`Op::Allocate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocationPlan {
+    /// Bytes a block.
+    pub block_size: u64,
+    /// Replicas a block.
+    pub replication: u32,
+    /// See [`super::placement`].
+    pub servers: Vec<ServerId>,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The new file or directory.
+    Created {
+        /// Its number.
+        inode: InodeId,
+    },
+    /// It is gone.
+    Deleted,
+    /// The file's new blocks.
+    Allocated {
+        /// The file's number.
+        inode: InodeId,
+        /// Its blocks.
+        blocks: BlockRun,
+    },
+    /// Size and MD5 are set.
+    Finalized,
+    /// The block's record names the new DataServer.
+    ReplicaMoved,
+    /// The DataServer is known.
+    DataServerRegistered {
+        /// By this number.
+        server: ServerId,
+    },
+    /// The status is recorded.
+    StatusSet,
+    /// The garbage entries are forgotten.
+    GarbageReleased,
+    /// Records were freed.
+    Reclaimed {
+        /// How many.
+        records: u32,
+        /// Whether deleted subtrees are left.
+        more: bool,
+    },
+}
+
+/// The answer to a command: committed either way.
+pub type Applied = Result<Outcome, Refusal>;
+
+/// The rules forbid it; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Which kind of mistake; decides the gRPC status.
+    pub kind: RefusalKind,
+    /// Lower case, naming the thing: `directory not empty: /a/b`.
+    pub message: String,
+}
+
+/// The kinds of mistakes that a caller can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request makes no sense whatever the state.
+    InvalidArgument,
+    /// What it names is not there.
+    NotFound,
+    /// What it would make is there.
+    AlreadyExists,
+    /// The state does not allow it.
+    FailedPrecondition,
+}
+
+impl Refusal {
+    /// The request makes no sense whatever the state.
+    pub fn invalid_argument(message: impl Into<String>) -> Self {
+        Refusal { kind: RefusalKind::InvalidArgument, message: message.into() }
+    }
+
+    /// What the request names is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Refusal { kind: RefusalKind::NotFound, message: message.into() }
+    }
+
+    /// What the request would make is there.
+    pub fn already_exists(message: impl Into<String>) -> Self {
+        Refusal { kind: RefusalKind::AlreadyExists, message: message.into() }
+    }
+
+    /// The state does not allow it.
+    pub fn failed_precondition(message: impl Into<String>) -> Self {
+        Refusal { kind: RefusalKind::FailedPrecondition, message: message.into() }
+    }
+}
+
+/// A caller's name for one logical request, the same on every repeat: 1 to 64 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Box<[u8]>);
+
+impl RequestId {
+    /// The longest id, in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Takes an id as the caller sent it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is empty or longer than [`RequestId::MAX_BYTES`].
+    pub fn new(bytes: &[u8]) -> Result<Self, Refusal> {
+        if bytes.is_empty() || bytes.len() > Self::MAX_BYTES {
+            return Err(Refusal::invalid_argument(format!(
+                "request id must have 1 to {} bytes, has {}",
+                Self::MAX_BYTES,
+                bytes.len()
+            )));
+        }
+        Ok(RequestId(bytes.into()))
+    }
+
+    /// The id's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({})", self.0.escape_ascii())
+    }
+}
