@@ -4,3 +4,4 @@ pub mod actors;
 pub mod domain;
 pub mod proto;
 pub mod raft;
+pub mod storage;

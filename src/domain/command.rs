@@ -171,22 +171,34 @@ pub enum RefusalKind {
 impl Refusal {
     /// The request makes no sense whatever the state.
     pub fn invalid_argument(message: impl Into<String>) -> Self {
-        Refusal { kind: RefusalKind::InvalidArgument, message: message.into() }
+        Refusal {
+            kind: RefusalKind::InvalidArgument,
+            message: message.into(),
+        }
     }
 
     /// What the request names is not there.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Refusal { kind: RefusalKind::NotFound, message: message.into() }
+        Refusal {
+            kind: RefusalKind::NotFound,
+            message: message.into(),
+        }
     }
 
     /// What the request would make is there.
     pub fn already_exists(message: impl Into<String>) -> Self {
-        Refusal { kind: RefusalKind::AlreadyExists, message: message.into() }
+        Refusal {
+            kind: RefusalKind::AlreadyExists,
+            message: message.into(),
+        }
     }
 
     /// The state does not allow it.
     pub fn failed_precondition(message: impl Into<String>) -> Self {
-        Refusal { kind: RefusalKind::FailedPrecondition, message: message.into() }
+        Refusal {
+            kind: RefusalKind::FailedPrecondition,
+            message: message.into(),
+        }
     }
 }
 

@@ -1,1 +1,612 @@
-//! What each command does to the state.
+//! What each command does to the state: the rules of the namespace, of blocks and of DataServers.
+//!
+//! [`apply`] is called for every committed command, in the order of the log, on every node. It
+//! decides from the state and the command alone, so every node comes to the same state and the same
+//! answer. A refusal changes nothing (but is remembered under its request id, if it has one).
+//! [`find`] and the other functions below it read; gateways use them too.
+
+use super::command::{AllocationPlan, Applied, Command, Op, Outcome, Refusal, RequestId};
+use super::ids::{BlockId, ID_LIMIT, InodeId, ServerId};
+use super::path::CleanPath;
+use super::placement::blocks_in;
+use super::state::{
+    BlockRun, DataServer, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, ReadTables, Remembered,
+    ServerStatus, Tables,
+};
+
+/// How long a request id is remembered, in milliseconds of the leaders' clocks.
+pub const REMEMBER_MS: i64 = 10 * 60 * 1000;
+
+/// How many request ids are remembered at most.
+pub const REMEMBER_MAX: u64 = 200_000;
+
+/// Applies one committed command.
+///
+/// # Errors
+/// Only those of the tables underneath: the batch must then be abandoned as a whole.
+pub fn apply<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T::Error> {
+    let Some(id) = &command.request_id else {
+        return perform(tables, command);
+    };
+    if let Some(first) = tables.remembered(id)? {
+        return Ok(first.applied);
+    }
+    let applied = perform(tables, command)?;
+    remember(tables, id, command.time_ms, &applied)?;
+    Ok(applied)
+}
+
+fn perform<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T::Error> {
+    let now = command.time_ms;
+    match &command.op {
+        Op::Create { path, directory } => create(tables, now, path, *directory),
+        Op::Delete { path, recursive } => delete(tables, now, path, *recursive),
+        Op::Allocate { path, size, plan } => allocate(tables, now, path, *size, plan.as_ref()),
+        Op::Finalize {
+            path,
+            inode,
+            size,
+            md5,
+        } => finalize(tables, now, path, *inode, *size, md5),
+        Op::MoveReplica { block, from, to } => move_replica(tables, *block, *from, *to),
+        Op::RegisterDataServer { id, addr } => register_data_server(tables, id, addr),
+        Op::SetDataServerStatus { server, status } => set_data_server_status(tables, *server, *status),
+        Op::ReleaseGarbage { runs } => release_garbage(tables, runs),
+        Op::Reclaim { limit } => reclaim(tables, now, *limit),
+    }
+}
+
+/// Remembers an answer, and forgets the oldest ones past the bounds: at most two a call, so that the
+/// store of answers shrinks as steadily as it grew.
+fn remember<T: Tables>(
+    tables: &mut T,
+    id: &RequestId,
+    time_ms: i64,
+    applied: &Applied,
+) -> Result<(), T::Error> {
+    let mut counters = tables.counters()?;
+    let sequence = counters.next_request;
+    tables.put_remembered(
+        id,
+        &Remembered {
+            sequence,
+            time_ms,
+            applied: applied.clone(),
+        },
+    )?;
+    counters.next_request += 1;
+    for _ in 0..2 {
+        if counters.first_request + 1 >= counters.next_request {
+            break;
+        }
+        let Some((oldest, remembered_ms)) = tables.remembered_at(counters.first_request)? else {
+            break;
+        };
+        let too_many = counters.next_request - counters.first_request > REMEMBER_MAX;
+        if !too_many && time_ms.saturating_sub(remembered_ms) < REMEMBER_MS {
+            break;
+        }
+        tables.remove_remembered(&oldest, counters.first_request)?;
+        counters.first_request += 1;
+    }
+    tables.put_counters(counters)
+}
+
+/// A directory on the way to something, as it was filed.
+struct Step {
+    parent: InodeId,
+    name: String,
+    entry: Entry,
+}
+
+/// Why the way to something ends early.
+enum Missing {
+    NoSuchEntry(CleanPath),
+    NotADirectory(CleanPath),
+}
+
+impl Missing {
+    fn refusal(self) -> Refusal {
+        match self {
+            Missing::NoSuchEntry(path) => Refusal::not_found(format!("parent directory not found: {path}")),
+            Missing::NotADirectory(path) => Refusal::failed_precondition(format!("not a directory: {path}")),
+        }
+    }
+}
+
+/// Walks from the root to the directory `path`, itself included.
+fn walk<T: ReadTables>(tables: &T, path: &CleanPath) -> Result<Result<Vec<Step>, Missing>, T::Error> {
+    let mut at = CleanPath::root();
+    let Some(root) = tables.entry(InodeId::NONE, "")? else {
+        return Ok(Err(Missing::NoSuchEntry(at)));
+    };
+    let mut steps = vec![Step {
+        parent: InodeId::NONE,
+        name: String::new(),
+        entry: root,
+    }];
+    for name in path.names() {
+        let parent = steps[steps.len() - 1].entry.inode;
+        at = at.child(name);
+        match tables.entry(parent, name)? {
+            None => return Ok(Err(Missing::NoSuchEntry(at))),
+            Some(entry) if !entry.is_directory() => return Ok(Err(Missing::NotADirectory(at))),
+            Some(entry) => steps.push(Step {
+                parent,
+                name: name.to_owned(),
+                entry,
+            }),
+        }
+    }
+    Ok(Ok(steps))
+}
+
+/// The parent directory of a new or changed entry was changed: sets its time, and adds `delta` bytes
+/// to it and everything above it.
+fn touch_parents<T: Tables>(tables: &mut T, now: i64, steps: Vec<Step>, delta: i64) -> Result<(), T::Error> {
+    let deepest = steps.len() - 1;
+    for (depth, mut step) in steps.into_iter().enumerate().rev() {
+        if depth == deepest {
+            step.entry.mtime_ms = now;
+        } else if delta == 0 {
+            break;
+        }
+        step.entry.size = step.entry.size.saturating_add_signed(delta);
+        tables.put_entry(step.parent, &step.name, &step.entry)?;
+    }
+    Ok(())
+}
+
+fn draw_inode<T: Tables>(tables: &mut T) -> Result<Result<InodeId, Refusal>, T::Error> {
+    let mut counters = tables.counters()?;
+    let inode = counters.next_inode;
+    if inode >= ID_LIMIT {
+        return Ok(Err(Refusal::failed_precondition("inode numbers are used up")));
+    }
+    counters.next_inode += 1;
+    counters.inodes += 1;
+    tables.put_counters(counters)?;
+    Ok(Ok(InodeId(inode)))
+}
+
+fn new_entry<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    steps: Vec<Step>,
+    name: &str,
+    kind: EntryKind,
+) -> Result<Result<Entry, Refusal>, T::Error> {
+    let inode = match draw_inode(tables)? {
+        Ok(inode) => inode,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let parent = steps[steps.len() - 1].entry.inode;
+    let entry = Entry {
+        inode,
+        mtime_ms: now,
+        size: 0,
+        kind,
+    };
+    tables.put_entry(parent, name, &entry)?;
+    touch_parents(tables, now, steps, 0)?;
+    Ok(Ok(entry))
+}
+
+fn create<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    path: &CleanPath,
+    directory: bool,
+) -> Result<Applied, T::Error> {
+    let taken = || Refusal::already_exists(format!("already exists: {path}"));
+    let Some((parent_path, name)) = path.split_last() else {
+        return Ok(Err(taken()));
+    };
+    let steps = match walk(tables, &parent_path)? {
+        Ok(steps) => steps,
+        Err(missing) => return Ok(Err(missing.refusal())),
+    };
+    if tables.entry(steps[steps.len() - 1].entry.inode, name)?.is_some() {
+        return Ok(Err(taken()));
+    }
+    let kind = match directory {
+        true => EntryKind::Directory,
+        false => EntryKind::File {
+            md5: String::new(),
+            blocks: None,
+        },
+    };
+    let entry = new_entry(tables, now, steps, name, kind)?;
+    Ok(entry.map(|entry| Outcome::Created { inode: entry.inode }))
+}
+
+fn delete<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    path: &CleanPath,
+    recursive: bool,
+) -> Result<Applied, T::Error> {
+    let Some((parent_path, name)) = path.split_last() else {
+        return Ok(Err(Refusal::invalid_argument("the root cannot be deleted: /")));
+    };
+    let not_found = || Ok(Err(Refusal::not_found(format!("not found: {path}"))));
+    let Ok(steps) = walk(tables, &parent_path)? else {
+        return not_found();
+    };
+    let parent = steps[steps.len() - 1].entry.inode;
+    let Some(entry) = tables.entry(parent, name)? else {
+        return not_found();
+    };
+    match &entry.kind {
+        EntryKind::File { blocks, .. } => {
+            discard_run(tables, now, *blocks, GarbageReason::Deleted)?;
+            forget_inodes(tables, 1)?;
+        }
+        EntryKind::Directory if tables.children(entry.inode, 1)?.is_empty() => forget_inodes(tables, 1)?,
+        EntryKind::Directory if recursive => tables.put_detached(entry.inode)?,
+        EntryKind::Directory => {
+            return Ok(Err(Refusal::failed_precondition(format!(
+                "directory not empty: {path}"
+            ))));
+        }
+    }
+    tables.remove_entry(parent, name)?;
+    touch_parents(tables, now, steps, -(entry.size as i64))?;
+    Ok(Ok(Outcome::Deleted))
+}
+
+fn forget_inodes<T: Tables>(tables: &mut T, count: u64) -> Result<(), T::Error> {
+    let mut counters = tables.counters()?;
+    counters.inodes -= count;
+    tables.put_counters(counters)
+}
+
+/// Turns a file's run, if it has one, into garbage.
+fn discard_run<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    first: Option<BlockId>,
+    reason: GarbageReason,
+) -> Result<(), T::Error> {
+    let Some(first) = first else { return Ok(()) };
+    if let Some(owned) = tables.run(first)? {
+        tables.remove_run(first)?;
+        tables.put_garbage(&Garbage {
+            run: owned.run,
+            reason,
+            since_ms: now,
+        })?;
+    }
+    Ok(())
+}
+
+fn allocate<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    path: &CleanPath,
+    size: u64,
+    plan: Option<&AllocationPlan>,
+) -> Result<Applied, T::Error> {
+    let is_directory = || {
+        Ok(Err(Refusal::failed_precondition(format!(
+            "is a directory: {path}"
+        ))))
+    };
+    let Some(plan) = plan.filter(|plan| plan.is_sound() && size > 0) else {
+        return Ok(Err(Refusal::invalid_argument(format!(
+            "allocation of {size} bytes without a sound plan: {path}"
+        ))));
+    };
+    let Some((parent_path, name)) = path.split_last() else {
+        return is_directory();
+    };
+    let steps = match walk(tables, &parent_path)? {
+        Ok(steps) => steps,
+        Err(missing) => return Ok(Err(missing.refusal())),
+    };
+    let parent = steps[steps.len() - 1].entry.inode;
+    let found = tables.entry(parent, name)?;
+    if found.as_ref().is_some_and(Entry::is_directory) {
+        return is_directory();
+    }
+    let mut counters = tables.counters()?;
+    let count = blocks_in(size, plan.block_size);
+    let first = counters.next_block;
+    if count >= ID_LIMIT - first {
+        return Ok(Err(Refusal::failed_precondition("block numbers are used up")));
+    }
+    counters.next_block += count;
+    tables.put_counters(counters)?;
+
+    let mut entry = match found {
+        Some(entry) => {
+            touch_parents(tables, now, steps, -(entry.size as i64))?;
+            entry
+        }
+        None => {
+            let kind = EntryKind::File {
+                md5: String::new(),
+                blocks: None,
+            };
+            match new_entry(tables, now, steps, name, kind)? {
+                Ok(entry) => entry,
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        }
+    };
+    if let EntryKind::File { blocks, .. } = entry.kind {
+        discard_run(tables, now, blocks, GarbageReason::Overwritten)?;
+    }
+    let run = BlockRun {
+        first: BlockId(first),
+        count,
+        block_size: plan.block_size,
+        replication: plan.replication,
+        servers: plan.servers.clone(),
+    };
+    // Until it is finalized the file is empty: a reader never takes unwritten blocks for content.
+    entry.size = 0;
+    entry.mtime_ms = now;
+    entry.kind = EntryKind::File {
+        md5: String::new(),
+        blocks: Some(run.first),
+    };
+    tables.put_run(&OwnedRun {
+        inode: entry.inode,
+        run: run.clone(),
+    })?;
+    tables.put_entry(parent, name, &entry)?;
+    Ok(Ok(Outcome::Allocated {
+        inode: entry.inode,
+        blocks: run,
+    }))
+}
+
+fn finalize<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    path: &CleanPath,
+    inode: InodeId,
+    size: u64,
+    md5: &str,
+) -> Result<Applied, T::Error> {
+    if inode.0 == 0 {
+        return Ok(Err(Refusal::invalid_argument(format!(
+            "inode must not be 0: {path}"
+        ))));
+    }
+    let not_found = || Ok(Err(Refusal::not_found(format!("not found: {path}"))));
+    let Some((parent_path, name)) = path.split_last() else {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "is a directory: {path}"
+        ))));
+    };
+    let Ok(steps) = walk(tables, &parent_path)? else {
+        return not_found();
+    };
+    let parent = steps[steps.len() - 1].entry.inode;
+    let Some(mut entry) = tables.entry(parent, name)? else {
+        return not_found();
+    };
+    let EntryKind::File { blocks, .. } = entry.kind else {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "is a directory: {path}"
+        ))));
+    };
+    if entry.inode != inode {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "{path} is inode {} now, not {inode}",
+            entry.inode
+        ))));
+    }
+    let owned = match blocks {
+        Some(first) => tables.run(first)?,
+        None => None,
+    };
+    let room = owned
+        .as_ref()
+        .map_or(0, |owned| owned.run.count.saturating_mul(owned.run.block_size));
+    if size > room {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "size {size} is beyond the {room} bytes allocated: {path}"
+        ))));
+    }
+    let blocks = match owned {
+        Some(owned) => trim_run(tables, now, owned, size)?,
+        None => None,
+    };
+    touch_parents(tables, now, steps, size as i64 - entry.size as i64)?;
+    entry.size = size;
+    entry.mtime_ms = now;
+    entry.kind = EntryKind::File {
+        md5: md5.to_owned(),
+        blocks,
+    };
+    tables.put_entry(parent, name, &entry)?;
+    Ok(Ok(Outcome::Finalized))
+}
+
+/// Frees the blocks of a run beyond `size` bytes; returns the first block of what is left.
+fn trim_run<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    mut owned: OwnedRun,
+    size: u64,
+) -> Result<Option<BlockId>, T::Error> {
+    let first = owned.run.first;
+    let needed = blocks_in(size, owned.run.block_size);
+    if needed == 0 {
+        discard_run(tables, now, Some(first), GarbageReason::Truncated)?;
+        return Ok(None);
+    }
+    if needed < owned.run.count {
+        let rest = owned.run.split_off(needed);
+        tables.put_garbage(&Garbage {
+            run: rest,
+            reason: GarbageReason::Truncated,
+            since_ms: now,
+        })?;
+        tables.put_run(&owned)?;
+    }
+    Ok(Some(first))
+}
+
+fn move_replica<T: Tables>(
+    tables: &mut T,
+    block: BlockId,
+    from: ServerId,
+    to: ServerId,
+) -> Result<Applied, T::Error> {
+    let Some(owned) = tables.run_of(block)? else {
+        return Ok(Err(Refusal::not_found(format!("no file owns block {block}"))));
+    };
+    if tables.server(to)?.is_none() {
+        return Ok(Err(Refusal::not_found(format!("no DataServer has number {to}"))));
+    }
+    let mut replicas = replicas_of(tables, &owned.run, block)?;
+    if replicas.contains(&to) {
+        return Ok(Err(Refusal::already_exists(format!(
+            "block {block} has a replica on DataServer {to}"
+        ))));
+    }
+    let Some(replica) = replicas.iter_mut().find(|replica| **replica == from) else {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "block {block} has no replica on DataServer {from}"
+        ))));
+    };
+    *replica = to;
+    tables.put_moved(block, &replicas)?;
+    Ok(Ok(Outcome::ReplicaMoved))
+}
+
+fn register_data_server<T: Tables>(tables: &mut T, id: &str, addr: &str) -> Result<Applied, T::Error> {
+    if id.is_empty() || addr.is_empty() {
+        return Ok(Err(Refusal::invalid_argument(
+            "a DataServer needs an id and an address",
+        )));
+    }
+    let mut known = None;
+    for mut other in tables.servers()? {
+        if other.id == id {
+            known = Some(other.server);
+        } else if other.addr == addr && other.status != ServerStatus::Down {
+            // Two servers cannot listen on one address: the one that spoke last is the one there.
+            other.status = ServerStatus::Down;
+            tables.put_server(&other)?;
+        }
+    }
+    let server = match known {
+        Some(server) => server,
+        None => {
+            let mut counters = tables.counters()?;
+            let server = ServerId(counters.next_server);
+            counters.next_server += 1;
+            tables.put_counters(counters)?;
+            server
+        }
+    };
+    let record = DataServer {
+        server,
+        id: id.to_owned(),
+        addr: addr.to_owned(),
+        status: ServerStatus::Healthy,
+    };
+    tables.put_server(&record)?;
+    Ok(Ok(Outcome::DataServerRegistered { server }))
+}
+
+fn set_data_server_status<T: Tables>(
+    tables: &mut T,
+    server: ServerId,
+    status: ServerStatus,
+) -> Result<Applied, T::Error> {
+    let Some(mut record) = tables.server(server)? else {
+        return Ok(Err(Refusal::not_found(format!(
+            "no DataServer has number {server}"
+        ))));
+    };
+    record.status = status;
+    tables.put_server(&record)?;
+    Ok(Ok(Outcome::StatusSet))
+}
+
+fn release_garbage<T: Tables>(tables: &mut T, runs: &[BlockId]) -> Result<Applied, T::Error> {
+    for &first in runs {
+        if let Some(garbage) = tables.garbage(first)? {
+            tables.remove_moved(first, garbage.run.count)?;
+            tables.remove_garbage(first)?;
+        }
+    }
+    Ok(Ok(Outcome::GarbageReleased))
+}
+
+/// Frees up to `limit` records below deleted directories. A file's blocks become garbage; a
+/// directory's own children are freed later, in their turn.
+fn reclaim<T: Tables>(tables: &mut T, now: i64, limit: u32) -> Result<Applied, T::Error> {
+    let mut records = 0;
+    while records < limit {
+        let Some(directory) = tables.first_detached()? else {
+            break;
+        };
+        let wanted = (limit - records) as usize;
+        let children = tables.children(directory, wanted)?;
+        let all = children.len() < wanted;
+        for (name, entry) in children {
+            match entry.kind {
+                EntryKind::File { blocks, .. } => {
+                    discard_run(tables, now, blocks, GarbageReason::Deleted)?;
+                    forget_inodes(tables, 1)?;
+                }
+                EntryKind::Directory => tables.put_detached(entry.inode)?,
+            }
+            tables.remove_entry(directory, &name)?;
+            records += 1;
+        }
+        if all {
+            tables.remove_detached(directory)?;
+            forget_inodes(tables, 1)?;
+            records += 1;
+        }
+    }
+    let more = tables.first_detached()?.is_some();
+    Ok(Ok(Outcome::Reclaimed { records, more }))
+}
+
+/// The entry at `path`, or `None`.
+pub fn find<T: ReadTables>(tables: &T, path: &CleanPath) -> Result<Option<Entry>, T::Error> {
+    let mut found = tables.entry(InodeId::NONE, "")?;
+    for name in path.names() {
+        match found {
+            Some(directory) if directory.is_directory() => found = tables.entry(directory.inode, name)?,
+            _ => return Ok(None),
+        }
+    }
+    Ok(found)
+}
+
+/// The children of a directory, in byte order of their names.
+pub fn list<T: ReadTables>(tables: &T, directory: InodeId) -> Result<Vec<(String, Entry)>, T::Error> {
+    tables.children(directory, usize::MAX)
+}
+
+/// The run that holds a file's content, if it has any.
+pub fn run_of_file<T: ReadTables>(tables: &T, entry: &Entry) -> Result<Option<BlockRun>, T::Error> {
+    match entry.kind {
+        EntryKind::File {
+            blocks: Some(first), ..
+        } => Ok(tables.run(first)?.map(|owned| owned.run)),
+        EntryKind::File { blocks: None, .. } | EntryKind::Directory => Ok(None),
+    }
+}
+
+/// Where the replicas of a block of `run` are by now.
+pub fn replicas_of<T: ReadTables>(
+    tables: &T,
+    run: &BlockRun,
+    block: BlockId,
+) -> Result<Vec<ServerId>, T::Error> {
+    Ok(match tables.moved(block)? {
+        Some(moved) => moved,
+        None => run.placed(block).collect(),
+    })
+}

@@ -75,7 +75,11 @@ impl CleanPath {
             return None;
         }
         let (parent, name) = self.0.rsplit_once('/')?;
-        let parent = if parent.is_empty() { CleanPath::root() } else { CleanPath(parent.into()) };
+        let parent = if parent.is_empty() {
+            CleanPath::root()
+        } else {
+            CleanPath(parent.into())
+        };
         Some((parent, name))
     }
 
@@ -157,7 +161,11 @@ mod tests {
         ] {
             let refusal = CleanPath::parse(raw).unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::InvalidArgument);
-            assert!(refusal.message.contains(named), "{} names {named}", refusal.message);
+            assert!(
+                refusal.message.contains(named),
+                "{} names {named}",
+                refusal.message
+            );
             assert!(refusal.message.len() < 1024);
         }
     }

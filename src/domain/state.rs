@@ -133,7 +133,14 @@ pub struct Counters {
 impl Default for Counters {
     /// Of a state that holds nothing but the root.
     fn default() -> Self {
-        Counters { next_inode: 2, next_block: 1, next_server: 1, inodes: 1, first_request: 0, next_request: 0 }
+        Counters {
+            next_inode: 2,
+            next_block: 1,
+            next_server: 1,
+            inodes: 1,
+            first_request: 0,
+            next_request: 0,
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! [`dfs`] is the contract with the clients and DataServers in the field, [`raft`] is what
 //! MetaServers say to each other and what the log holds, [`admin`] is for operators.
 
+pub mod convert;
+
 #[allow(missing_docs, clippy::unwrap_used, unused_qualifications)]
 pub mod dfs {
     //! `metaserver.proto` and `dataserver.proto`, package `dfs_project`.

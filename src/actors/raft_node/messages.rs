@@ -21,7 +21,11 @@ pub struct LeadershipChanged {
 
 impl LeadershipChanged {
     /// Before any news: a learner that knows no leader, in term 0.
-    pub const UNKNOWN: LeadershipChanged = LeadershipChanged { term: 0, role: Role::Learner, leader: None };
+    pub const UNKNOWN: LeadershipChanged = LeadershipChanged {
+        term: 0,
+        role: Role::Learner,
+        leader: None,
+    };
 
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {

@@ -1,0 +1,508 @@
+//! Commands and their outcomes to and from `raft.proto`: what the log holds and peers forward.
+//!
+//! Encoding cannot fail. Decoding takes nothing on trust: every error names what is wrong, and a
+//! path is cleaned again.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::raft as pb;
+use crate::domain::command::{
+    AllocationPlan, Applied, Command, Op, Outcome, Refusal, RefusalKind, RequestId,
+};
+use crate::domain::ids::{BlockId, InodeId, ServerId};
+use crate::domain::path::CleanPath;
+use crate::domain::state::{BlockRun, ServerStatus};
+
+/// The version of [`encode_batch`]'s encoding. A server refuses to apply a newer one.
+pub const BATCH_VERSION: u32 = 1;
+
+/// A message from the log or a peer that does not make sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not protobuf.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    /// Written by a newer server.
+    #[error("encoding version {found} is newer than {known}, the newest that this server knows: upgrade it")]
+    NewerVersion {
+        /// The version found.
+        found: u32,
+        /// The newest one known.
+        known: u32,
+    },
+    /// A part is missing or impossible.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn invalid(what: impl Into<String>) -> DecodeError {
+    DecodeError::Invalid(what.into())
+}
+
+/// The bytes of one log entry.
+pub fn encode_batch(commands: &[Command]) -> Bytes {
+    let commands = commands.iter().map(command_to_proto).collect();
+    pb::CommandBatch {
+        version: BATCH_VERSION,
+        commands,
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// The commands of one log entry.
+///
+/// # Errors
+/// When the bytes are not a batch, or one of a newer server.
+pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Command>, DecodeError> {
+    let batch = pb::CommandBatch::decode(bytes)?;
+    if batch.version > BATCH_VERSION {
+        return Err(DecodeError::NewerVersion {
+            found: batch.version,
+            known: BATCH_VERSION,
+        });
+    }
+    batch.commands.into_iter().map(command_from_proto).collect()
+}
+
+/// A command for the wire.
+pub fn command_to_proto(command: &Command) -> pb::Command {
+    use pb::command::Op as P;
+    let op = match &command.op {
+        Op::Create { path, directory } => P::Create(pb::Create {
+            path: path.to_string(),
+            directory: *directory,
+        }),
+        Op::Delete { path, recursive } => P::Delete(pb::Delete {
+            path: path.to_string(),
+            recursive: *recursive,
+        }),
+        Op::Allocate { path, size, plan } => {
+            let plan = plan.as_ref().map(|plan| pb::AllocationPlan {
+                block_size: plan.block_size,
+                replication: plan.replication,
+                servers: plan.servers.iter().map(|server| server.0).collect(),
+            });
+            P::Allocate(pb::Allocate {
+                path: path.to_string(),
+                size: *size,
+                plan,
+            })
+        }
+        Op::Finalize {
+            path,
+            inode,
+            size,
+            md5,
+        } => P::Finalize(pb::Finalize {
+            path: path.to_string(),
+            inode: inode.0,
+            size: *size,
+            md5: md5.clone(),
+        }),
+        Op::MoveReplica { block, from, to } => P::MoveReplica(pb::MoveReplica {
+            block: block.0,
+            from: from.0,
+            to: to.0,
+        }),
+        Op::RegisterDataServer { id, addr } => P::RegisterDataServer(pb::RegisterDataServer {
+            id: id.clone(),
+            addr: addr.clone(),
+        }),
+        Op::SetDataServerStatus { server, status } => P::SetDataServerStatus(pb::SetDataServerStatus {
+            server: server.0,
+            status: status_to_proto(*status).into(),
+        }),
+        Op::ReleaseGarbage { runs } => P::ReleaseGarbage(pb::ReleaseGarbage {
+            blocks: runs.iter().map(|block| block.0).collect(),
+        }),
+        Op::Reclaim { limit } => P::Reclaim(pb::Reclaim { limit: *limit }),
+    };
+    let request_id = command
+        .request_id
+        .as_ref()
+        .map_or_else(Vec::new, |id| id.as_bytes().to_vec());
+    pb::Command {
+        time_ms: command.time_ms,
+        request_id,
+        op: Some(op),
+    }
+}
+
+/// A command from the wire.
+///
+/// # Errors
+/// When a part is missing or impossible.
+pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> {
+    use pb::command::Op as P;
+    let op = match command
+        .op
+        .ok_or_else(|| invalid("command without an operation"))?
+    {
+        P::Create(c) => Op::Create {
+            path: path(&c.path)?,
+            directory: c.directory,
+        },
+        P::Delete(c) => Op::Delete {
+            path: path(&c.path)?,
+            recursive: c.recursive,
+        },
+        P::Allocate(c) => {
+            let plan = c.plan.map(|plan| AllocationPlan {
+                block_size: plan.block_size,
+                replication: plan.replication,
+                servers: plan.servers.into_iter().map(ServerId).collect(),
+            });
+            Op::Allocate {
+                path: path(&c.path)?,
+                size: c.size,
+                plan,
+            }
+        }
+        P::Finalize(c) => {
+            if c.size > i64::MAX as u64 {
+                return Err(invalid("finalize: size out of range"));
+            }
+            Op::Finalize {
+                path: path(&c.path)?,
+                inode: InodeId(c.inode),
+                size: c.size,
+                md5: c.md5,
+            }
+        }
+        P::MoveReplica(c) => Op::MoveReplica {
+            block: BlockId(c.block),
+            from: ServerId(c.from),
+            to: ServerId(c.to),
+        },
+        P::RegisterDataServer(c) => Op::RegisterDataServer {
+            id: c.id,
+            addr: c.addr,
+        },
+        P::SetDataServerStatus(c) => Op::SetDataServerStatus {
+            server: ServerId(c.server),
+            status: status_from_proto(c.status)?,
+        },
+        P::ReleaseGarbage(c) => Op::ReleaseGarbage {
+            runs: c.blocks.into_iter().map(BlockId).collect(),
+        },
+        P::Reclaim(c) => Op::Reclaim { limit: c.limit },
+    };
+    let request_id = match command.request_id.as_slice() {
+        [] => None,
+        bytes => Some(RequestId::new(bytes).map_err(|refusal| invalid(refusal.message))?),
+    };
+    Ok(Command {
+        time_ms: command.time_ms,
+        request_id,
+        op,
+    })
+}
+
+/// An answer for the wire.
+pub fn applied_to_proto(applied: &Applied) -> pb::Outcome {
+    use pb::outcome::Result as P;
+    let done = pb::Done {};
+    let result = match applied {
+        Err(refusal) => P::Refusal(refusal_to_proto(refusal)),
+        Ok(Outcome::Created { inode }) => P::Created(pb::Created { inode: inode.0 }),
+        Ok(Outcome::Deleted) => P::Deleted(done),
+        Ok(Outcome::Allocated { inode, blocks }) => P::Allocated(pb::Allocated {
+            inode: inode.0,
+            blocks: Some(run_to_proto(blocks)),
+        }),
+        Ok(Outcome::Finalized) => P::Finalized(done),
+        Ok(Outcome::ReplicaMoved) => P::ReplicaMoved(done),
+        Ok(Outcome::DataServerRegistered { server }) => {
+            P::DataServerRegistered(pb::DataServerRegistered { server: server.0 })
+        }
+        Ok(Outcome::StatusSet) => P::StatusSet(done),
+        Ok(Outcome::GarbageReleased) => P::GarbageReleased(done),
+        Ok(Outcome::Reclaimed { records, more }) => P::Reclaimed(pb::Reclaimed {
+            records: *records,
+            more: *more,
+        }),
+    };
+    pb::Outcome { result: Some(result) }
+}
+
+/// An answer from the wire.
+///
+/// # Errors
+/// When a part is missing or impossible.
+pub fn applied_from_proto(outcome: pb::Outcome) -> Result<Applied, DecodeError> {
+    use pb::outcome::Result as P;
+    Ok(
+        match outcome
+            .result
+            .ok_or_else(|| invalid("outcome without a result"))?
+        {
+            P::Refusal(refusal) => Err(refusal_from_proto(refusal)?),
+            P::Created(o) => Ok(Outcome::Created {
+                inode: InodeId(o.inode),
+            }),
+            P::Deleted(_) => Ok(Outcome::Deleted),
+            P::Allocated(o) => {
+                let blocks = o.blocks.ok_or_else(|| invalid("allocation without blocks"))?;
+                Ok(Outcome::Allocated {
+                    inode: InodeId(o.inode),
+                    blocks: run_from_proto(blocks)?,
+                })
+            }
+            P::Finalized(_) => Ok(Outcome::Finalized),
+            P::ReplicaMoved(_) => Ok(Outcome::ReplicaMoved),
+            P::DataServerRegistered(o) => Ok(Outcome::DataServerRegistered {
+                server: ServerId(o.server),
+            }),
+            P::StatusSet(_) => Ok(Outcome::StatusSet),
+            P::GarbageReleased(_) => Ok(Outcome::GarbageReleased),
+            P::Reclaimed(o) => Ok(Outcome::Reclaimed {
+                records: o.records,
+                more: o.more,
+            }),
+        },
+    )
+}
+
+/// A refusal for the wire.
+pub fn refusal_to_proto(refusal: &Refusal) -> pb::Refusal {
+    let kind = match refusal.kind {
+        RefusalKind::InvalidArgument => 1,
+        RefusalKind::NotFound => 2,
+        RefusalKind::AlreadyExists => 3,
+        RefusalKind::FailedPrecondition => 4,
+    };
+    pb::Refusal {
+        kind,
+        message: refusal.message.clone(),
+    }
+}
+
+/// A refusal from the wire.
+///
+/// # Errors
+/// When its kind is unknown.
+pub fn refusal_from_proto(refusal: pb::Refusal) -> Result<Refusal, DecodeError> {
+    let kind = match refusal.kind {
+        1 => RefusalKind::InvalidArgument,
+        2 => RefusalKind::NotFound,
+        3 => RefusalKind::AlreadyExists,
+        4 => RefusalKind::FailedPrecondition,
+        other => return Err(invalid(format!("unknown kind of refusal: {other}"))),
+    };
+    Ok(Refusal {
+        kind,
+        message: refusal.message,
+    })
+}
+
+/// A run of blocks for the wire and the disk.
+pub fn run_to_proto(run: &BlockRun) -> pb::BlockRun {
+    pb::BlockRun {
+        first: run.first.0,
+        count: run.count,
+        block_size: run.block_size,
+        replication: run.replication,
+        servers: run.servers.iter().map(|server| server.0).collect(),
+    }
+}
+
+/// A run of blocks from the wire or the disk.
+///
+/// # Errors
+/// When it has no blocks, no servers, or ids out of range.
+pub fn run_from_proto(run: pb::BlockRun) -> Result<BlockRun, DecodeError> {
+    let end = run.first.checked_add(run.count);
+    if run.count == 0 || run.servers.is_empty() || end.is_none_or(|end| end > crate::domain::ids::ID_LIMIT) {
+        return Err(invalid(format!(
+            "impossible run of {} blocks from {}",
+            run.count, run.first
+        )));
+    }
+    Ok(BlockRun {
+        first: BlockId(run.first),
+        count: run.count,
+        block_size: run.block_size,
+        replication: run.replication,
+        servers: run.servers.into_iter().map(ServerId).collect(),
+    })
+}
+
+/// A status for the wire and the disk.
+pub fn status_to_proto(status: ServerStatus) -> pb::DataServerStatus {
+    match status {
+        ServerStatus::Healthy => pb::DataServerStatus::Healthy,
+        ServerStatus::Unhealthy => pb::DataServerStatus::Unhealthy,
+        ServerStatus::Down => pb::DataServerStatus::Down,
+    }
+}
+
+/// A status from the wire or the disk.
+///
+/// # Errors
+/// When it is unknown.
+pub fn status_from_proto(status: i32) -> Result<ServerStatus, DecodeError> {
+    match pb::DataServerStatus::try_from(status) {
+        Ok(pb::DataServerStatus::Healthy) => Ok(ServerStatus::Healthy),
+        Ok(pb::DataServerStatus::Unhealthy) => Ok(ServerStatus::Unhealthy),
+        Ok(pb::DataServerStatus::Down) => Ok(ServerStatus::Down),
+        Err(_) => Err(invalid(format!("unknown DataServer status: {status}"))),
+    }
+}
+
+fn path(raw: &str) -> Result<CleanPath, DecodeError> {
+    CleanPath::parse(raw).map_err(|refusal| invalid(refusal.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_op() -> Vec<Op> {
+        let path = CleanPath::parse("/a/b").unwrap();
+        let plan = AllocationPlan {
+            block_size: 4,
+            replication: 2,
+            servers: vec![ServerId(1), ServerId(9)],
+        };
+        vec![
+            Op::Create {
+                path: path.clone(),
+                directory: true,
+            },
+            Op::Delete {
+                path: path.clone(),
+                recursive: true,
+            },
+            Op::Allocate {
+                path: path.clone(),
+                size: 9,
+                plan: None,
+            },
+            Op::Allocate {
+                path: path.clone(),
+                size: 9,
+                plan: Some(plan),
+            },
+            Op::Finalize {
+                path,
+                inode: InodeId(3),
+                size: 8,
+                md5: "d41d8".into(),
+            },
+            Op::MoveReplica {
+                block: BlockId(5),
+                from: ServerId(1),
+                to: ServerId(2),
+            },
+            Op::RegisterDataServer {
+                id: "ds-1".into(),
+                addr: "localhost:8001".into(),
+            },
+            Op::SetDataServerStatus {
+                server: ServerId(1),
+                status: ServerStatus::Down,
+            },
+            Op::ReleaseGarbage {
+                runs: vec![BlockId(5), BlockId(77)],
+            },
+            Op::Reclaim { limit: 100 },
+        ]
+    }
+
+    #[test]
+    fn commands_survive_the_trip() {
+        let commands: Vec<_> = every_op()
+            .into_iter()
+            .enumerate()
+            .map(|(i, op)| Command {
+                time_ms: 1_700_000_000_000 + i as i64,
+                request_id: (i % 2 == 0).then(|| RequestId::new(&[i as u8 + 1]).unwrap()),
+                op,
+            })
+            .collect();
+        assert_eq!(decode_batch(&encode_batch(&commands)).unwrap(), commands);
+    }
+
+    #[test]
+    fn outcomes_survive_the_trip() {
+        let blocks = BlockRun {
+            first: BlockId(5),
+            count: 3,
+            block_size: 4,
+            replication: 2,
+            servers: vec![ServerId(1), ServerId(2)],
+        };
+        for applied in [
+            Ok(Outcome::Created { inode: InodeId(2) }),
+            Ok(Outcome::Deleted),
+            Ok(Outcome::Allocated {
+                inode: InodeId(2),
+                blocks,
+            }),
+            Ok(Outcome::Finalized),
+            Ok(Outcome::ReplicaMoved),
+            Ok(Outcome::DataServerRegistered { server: ServerId(4) }),
+            Ok(Outcome::StatusSet),
+            Ok(Outcome::GarbageReleased),
+            Ok(Outcome::Reclaimed {
+                records: 3,
+                more: true,
+            }),
+            Err(Refusal::invalid_argument("a")),
+            Err(Refusal::not_found("b")),
+            Err(Refusal::already_exists("c")),
+            Err(Refusal::failed_precondition("d")),
+        ] {
+            assert_eq!(applied_from_proto(applied_to_proto(&applied)).unwrap(), applied);
+        }
+    }
+
+    #[test]
+    fn a_newer_batch_is_refused_by_name() {
+        let bytes = pb::CommandBatch {
+            version: BATCH_VERSION + 1,
+            commands: vec![],
+        }
+        .encode_to_vec();
+        let error = decode_batch(&bytes).unwrap_err();
+        assert_eq!(
+            error,
+            DecodeError::NewerVersion {
+                found: BATCH_VERSION + 1,
+                known: BATCH_VERSION
+            }
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_not_believed() {
+        for op in [
+            pb::command::Op::Create(pb::Create {
+                path: "relative".into(),
+                directory: false,
+            }),
+            pb::command::Op::SetDataServerStatus(pb::SetDataServerStatus {
+                server: 1,
+                status: 99,
+            }),
+        ] {
+            let command = pb::Command {
+                time_ms: 0,
+                request_id: vec![],
+                op: Some(op),
+            };
+            assert!(command_from_proto(command).is_err());
+        }
+        assert!(command_from_proto(pb::Command::default()).is_err());
+        assert!(applied_from_proto(pb::Outcome::default()).is_err());
+        let unplaced = pb::BlockRun {
+            first: 1,
+            count: 1,
+            ..Default::default()
+        };
+        assert!(run_from_proto(unplaced).is_err());
+        assert!(decode_batch(&[0xff, 0xff]).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! The state's directory, `<data dir>/lmdb/`: which database in it is the current one, and whether
+//! it can be trusted.
+//!
+//! Each database is a *generation* in a folder of its own. The file `STATE` names the current one,
+//! the boot id of the machine that writes it, and whether it was closed cleanly. Installing a
+//! snapshot makes a new generation beside the old one and then rewrites `STATE`, which is the one
+//! moment of change.
+//!
+//! LMDB is written without flushing. That is safe across the death of the process, because the pages
+//! are the kernel's by then, but not across the death of the machine. So at start: closed cleanly, or
+//! written under the boot id that is running now, means the generation is whole; anything else means
+//! that it is thrown away, and openraft fills an empty one from the newest snapshot and the log.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
+
+use super::snapshot::Prepared;
+use super::tables::{self, Layout, StateTxn, StateView, TABLES};
+use super::{Progress, StorageError};
+
+/// The version of the directory's layout, in the first line of `STATE`.
+const VERSION: &str = "minfs-state 1";
+
+/// Readers that may be open at once; each takes a slot of LMDB's reader table.
+const MAX_READERS: u32 = 4096;
+
+/// What `STATE` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StateFile {
+    generation: u64,
+    boot_id: String,
+    clean: bool,
+}
+
+impl StateFile {
+    fn parse(path: &Path, text: &str) -> Result<Self, StorageError> {
+        let corrupt = |why: &str| {
+            StorageError::Corrupt(format!(
+                "{}: {why}; to refill this node from its peers, stop it, delete its data directory and start it",
+                path.display()
+            ))
+        };
+        let mut lines = text.lines();
+        match lines.next() {
+            Some(VERSION) => {}
+            Some(other) if other.starts_with("minfs-state ") => {
+                return Err(StorageError::Corrupt(format!(
+                    "{}: written by a newer server ({other}, this one knows {VERSION}): upgrade it",
+                    path.display()
+                )));
+            }
+            _ => return Err(corrupt("not a state file")),
+        }
+        let mut field = |name: &str| {
+            lines
+                .next()
+                .and_then(|line| line.strip_prefix(name)?.strip_prefix(' '))
+                .ok_or_else(|| corrupt(&format!("no line `{name}`")))
+        };
+        let generation = field("generation")?
+            .parse()
+            .map_err(|_| corrupt("generation is no number"))?;
+        let boot_id = field("boot")?.to_owned();
+        let clean = field("clean")? == "yes";
+        Ok(StateFile {
+            generation,
+            boot_id,
+            clean,
+        })
+    }
+
+    fn text(&self) -> String {
+        let clean = if self.clean { "yes" } else { "no" };
+        format!(
+            "{VERSION}\ngeneration {}\nboot {}\nclean {clean}\n",
+            self.generation, self.boot_id
+        )
+    }
+}
+
+/// The directory of the state.
+pub struct StateDir {
+    dir: PathBuf,
+    map_size: u64,
+    state: StateFile,
+}
+
+/// Where the next generation may be made.
+#[derive(Clone, Debug)]
+pub struct NextGeneration {
+    pub(super) number: u64,
+    pub(super) dir: PathBuf,
+    pub(super) map_size: u64,
+}
+
+impl StateDir {
+    /// Opens the current generation, or an empty one where there is none or none to be trusted.
+    pub(super) fn open(dir: &Path, map_size: u64) -> Result<(Self, Generation), StorageError> {
+        Self::open_at_boot(dir, map_size, &boot_id())
+    }
+
+    pub(super) fn open_at_boot(
+        dir: &Path,
+        map_size: u64,
+        boot_id: &str,
+    ) -> Result<(Self, Generation), StorageError> {
+        fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
+        let path = dir.join("STATE");
+        let found = match fs::read_to_string(&path) {
+            Ok(text) => Some(StateFile::parse(&path, &text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(StorageError::io(&path)(error)),
+        };
+        let generation = match found {
+            None => 1,
+            Some(state) if state.clean || state.boot_id == boot_id => state.generation,
+            Some(state) => {
+                log::warn!(
+                    "the machine went down while {} was in use: rebuilding the state from the newest snapshot and \
+                     the log",
+                    dir.display()
+                );
+                state.generation + 1
+            }
+        };
+        let state = StateFile {
+            generation,
+            boot_id: boot_id.to_owned(),
+            clean: false,
+        };
+        let mut state_dir = StateDir {
+            dir: dir.to_owned(),
+            map_size,
+            state,
+        };
+        let opened = Generation::open(&state_dir.generation_dir(generation), map_size)?;
+        state_dir.record(state_dir.state.clone())?;
+        state_dir.remove_others();
+        Ok((state_dir, opened))
+    }
+
+    fn generation_dir(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("generation-{number}"))
+    }
+
+    /// Where the next generation may be made.
+    pub(super) fn next(&self) -> NextGeneration {
+        let number = self.state.generation + 1;
+        NextGeneration {
+            number,
+            dir: self.generation_dir(number),
+            map_size: self.map_size,
+        }
+    }
+
+    /// Makes a prepared generation the current one.
+    pub(super) fn switch_to(&mut self, prepared: Prepared) -> Result<Generation, StorageError> {
+        self.record(StateFile {
+            generation: prepared.number,
+            ..self.state.clone()
+        })?;
+        Ok(prepared.generation)
+    }
+
+    /// Flushes the database, then records that it is whole.
+    pub(super) fn close_cleanly(mut self, generation: &Generation) -> Result<(), StorageError> {
+        generation.env.force_sync()?;
+        self.record(StateFile {
+            clean: true,
+            ..self.state.clone()
+        })
+    }
+
+    fn record(&mut self, state: StateFile) -> Result<(), StorageError> {
+        write_durably(&self.dir.join("STATE"), state.text().as_bytes())?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Generations that a crash left behind.
+    fn remove_others(&self) {
+        let current = self.generation_dir(self.state.generation);
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_generation = entry.file_name().to_string_lossy().starts_with("generation-");
+            if is_generation && path != current {
+                remove_dir(&path);
+            }
+        }
+    }
+}
+
+/// One database.
+pub struct Generation {
+    env: Env<WithoutTls>,
+    layout: Layout,
+    dir: PathBuf,
+    remove: AtomicBool,
+}
+
+impl Generation {
+    /// Opens or creates the database in `dir`.
+    pub(super) fn open(dir: &Path, map_size: u64) -> Result<Self, StorageError> {
+        fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
+        let map_size = usize::try_from(map_size)
+            .map_err(|_| StorageError::Corrupt(format!("map size {map_size} is beyond this machine")))?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options
+            .map_size(map_size)
+            .max_dbs(TABLES)
+            .max_readers(MAX_READERS);
+        // SAFETY: the data directory is locked by this process, so nobody else changes the file under
+        // the map, and NO_SYNC is what the module's rule is for.
+        let env = unsafe {
+            options
+                .flags(EnvFlags::NO_SYNC | EnvFlags::NO_READ_AHEAD)
+                .open(dir)?
+        };
+        let layout = Layout::create(&env)?;
+        Ok(Generation {
+            env,
+            layout,
+            dir: dir.to_owned(),
+            remove: AtomicBool::new(false),
+        })
+    }
+
+    /// How far the database in `dir`, which nobody writes, has come.
+    pub(super) fn peek(dir: &Path) -> Result<Progress, StorageError> {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.max_dbs(TABLES);
+        // SAFETY: the caller made the file and has not told anybody of it, so nobody changes it.
+        let env = unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK).open(dir)? };
+        tables::peek_progress(&env)
+    }
+
+    pub(super) fn view(&self) -> Result<StateView<'_>, StorageError> {
+        StateView::open(&self.env, self.layout)
+    }
+
+    pub(super) fn write(&self) -> Result<StateTxn<'_>, StorageError> {
+        StateTxn::begin(&self.env, self.layout)
+    }
+
+    /// Writes a compact copy of the newest committed state.
+    pub(super) fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        self.env.copy_to_path(path, heed::CompactionOption::Enabled)?;
+        Ok(())
+    }
+
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        self.env.real_disk_size().unwrap_or(0)
+    }
+
+    /// It was replaced: its files go when its last reader does.
+    pub(super) fn remove_when_unused(&self) {
+        self.remove.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if self.remove.load(Ordering::Relaxed) {
+            remove_dir(&self.dir);
+        }
+    }
+}
+
+fn remove_dir(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir) {
+        log::warn!("cannot remove the replaced state {}: {error}", dir.display());
+    }
+}
+
+/// The kernel's id of this boot. Where there is none, no boot is like another: then only a clean
+/// close is trusted.
+fn boot_id() -> String {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => format!("unknown-{:016x}", rand::random::<u64>()),
+    }
+}
+
+/// Writes a small file aside, flushes it, puts it in place and flushes the directory.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let aside = path.with_extension("new");
+    let mut file = fs::File::create(&aside).map_err(StorageError::io(&aside))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(StorageError::io(&aside))?;
+    fs::rename(&aside, path).map_err(StorageError::io(path))?;
+    sync_parent(path)
+}
+
+/// Makes the names in a file's directory durable.
+pub(super) fn sync_parent(path: &Path) -> Result<(), StorageError> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    fs::File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(StorageError::io(parent))
+}

@@ -1,0 +1,264 @@
+//! The replicated state on disk: the only room that knows LMDB.
+//!
+//! [`Storage`] is the one writer; the store actor owns it. [`StateReader`] is for everybody who was
+//! told that it may read: it opens a read transaction where it stands. [`tables`] lays the records
+//! out and `codec` encodes them, [`env`] opens, replaces and closes the database, and [`snapshot`]
+//! keeps the files that a new or lagging node is filled from.
+//!
+//! LMDB is written without flushing: it is a cache of the newest snapshot and the Raft log, which
+//! are flushed. After a crash of the process the system still has its pages; after a crash of the
+//! machine the database is thrown away and rebuilt (see [`env`]). So the log must never be purged
+//! beyond a flushed snapshot.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::domain::command::Applied;
+use crate::domain::namespace;
+use crate::proto::convert::{self, DecodeError};
+use crate::proto::raft as pb;
+
+mod codec;
+pub mod env;
+pub mod snapshot;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+
+use env::Generation;
+use tables::StateView;
+
+/// What can go wrong with the state on disk. Every kind is fatal to the node, whose state no longer
+/// follows the log.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// LMDB said no.
+    #[error("state database: {0}")]
+    Database(#[from] heed::Error),
+    /// A file said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record that this server cannot read.
+    #[error("{what}: {source}")]
+    Decode {
+        /// Which record.
+        what: String,
+        /// Why.
+        source: DecodeError,
+    },
+    /// Something that must be there is not, or is impossible.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+impl StorageError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> StorageError + '_ {
+        move |source| StorageError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl From<StorageError> for io::Error {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Io { ref source, .. } => io::Error::new(source.kind(), error.to_string()),
+            StorageError::Decode { .. } | StorageError::Corrupt(_) => {
+                io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+            }
+            StorageError::Database(_) => io::Error::other(error.to_string()),
+        }
+    }
+}
+
+/// One committed log entry, as the storage needs it.
+#[derive(Clone, Debug)]
+pub struct LogRecord {
+    /// Where it stands in the log.
+    pub log_id: pb::LogId,
+    /// What it holds.
+    pub content: RecordContent,
+}
+
+/// What a [`LogRecord`] holds.
+#[derive(Clone, Debug)]
+pub enum RecordContent {
+    /// Nothing: a new leader's first entry.
+    Blank,
+    /// An encoded `CommandBatch`.
+    Batch(bytes::Bytes),
+    /// A new membership.
+    Membership(pb::Membership),
+}
+
+/// How far the state has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// The last applied entry.
+    pub applied: Option<pb::LogId>,
+    /// The last membership among the applied entries.
+    pub membership: Option<pb::StoredMembership>,
+}
+
+/// The writer of the state.
+pub struct Storage {
+    dir: env::StateDir,
+    current: Arc<ArcSwap<Generation>>,
+    snapshots: snapshot::SnapshotStore,
+}
+
+/// Where to find the state, and how large it may grow.
+#[derive(Clone, Debug)]
+pub struct StorageOptions {
+    /// The data directory: the state lies in `lmdb/`, snapshots in `raft/snapshots/`.
+    pub dir: PathBuf,
+    /// LMDB's map: address space, not memory or disk. Bytes.
+    pub map_size: u64,
+}
+
+impl Storage {
+    /// Opens the state, or makes a new one that holds nothing but the root directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or was written by a newer server.
+    pub fn open(options: &StorageOptions) -> Result<Self, StorageError> {
+        let snapshots = snapshot::SnapshotStore::open(&options.dir.join("raft").join("snapshots"))?;
+        let (dir, generation) = env::StateDir::open(&options.dir.join("lmdb"), options.map_size)?;
+        Ok(Storage {
+            dir,
+            current: Arc::new(ArcSwap::from_pointee(generation)),
+            snapshots,
+        })
+    }
+
+    /// A handle for readers.
+    pub fn reader(&self) -> StateReader {
+        StateReader {
+            current: self.current.clone(),
+        }
+    }
+
+    /// How far the state has come.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn progress(&self) -> Result<Progress, StorageError> {
+        self.reader().read(|view| view.progress())
+    }
+
+    /// Applies committed entries in one transaction: their effects, the counters, the applied index
+    /// and the membership become visible together or not at all. Answers each entry's commands.
+    ///
+    /// # Errors
+    /// Nothing was applied then; the node must stop.
+    pub fn apply(&mut self, records: &[LogRecord]) -> Result<Vec<Vec<Applied>>, StorageError> {
+        let generation = self.current.load();
+        let mut txn = generation.write()?;
+        let mut answers = Vec::with_capacity(records.len());
+        for record in records {
+            answers.push(match &record.content {
+                RecordContent::Blank => Vec::new(),
+                RecordContent::Batch(bytes) => {
+                    let commands = convert::decode_batch(bytes).map_err(|source| StorageError::Decode {
+                        what: format!("log entry {}", record.log_id.index),
+                        source,
+                    })?;
+                    commands
+                        .iter()
+                        .map(|command| namespace::apply(&mut txn, command))
+                        .collect::<Result<Vec<_>, _>>()?
+                }
+                RecordContent::Membership(membership) => {
+                    txn.put_membership(&pb::StoredMembership {
+                        log_id: Some(record.log_id),
+                        membership: Some(membership.clone()),
+                    })?;
+                    Vec::new()
+                }
+            });
+        }
+        if let Some(last) = records.last() {
+            txn.put_applied(&last.log_id)?;
+        }
+        txn.commit()?;
+        Ok(answers)
+    }
+
+    /// What is needed to build a snapshot of the state as it is now or a little later; the work is
+    /// for another thread (see [`snapshot::Build::run`]).
+    pub fn build_snapshot(&self) -> snapshot::Build {
+        self.snapshots.build(self.current.load_full())
+    }
+
+    /// Verifies a received snapshot, keeps it as the current one and makes a database of it; the work
+    /// is for another thread (see [`snapshot::Prepare::run`]). The state is not replaced before
+    /// [`Storage::install`].
+    pub fn prepare_install(&self, received: snapshot::SnapshotFile) -> snapshot::Prepare {
+        self.snapshots.prepare(received, self.dir.next())
+    }
+
+    /// Replaces the state with a prepared one. Readers that are under way keep the old one until they
+    /// are done.
+    ///
+    /// # Errors
+    /// When the change of state cannot be recorded; the old state stays.
+    pub fn install(&mut self, prepared: snapshot::Prepared) -> Result<(), StorageError> {
+        let generation = self.dir.switch_to(prepared)?;
+        let old = self.current.swap(Arc::new(generation));
+        old.remove_when_unused();
+        Ok(())
+    }
+
+    /// The newest snapshot on disk.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn current_snapshot(&self) -> Result<Option<snapshot::SnapshotFile>, StorageError> {
+        self.snapshots.current()
+    }
+
+    /// Flushes the state and records that it is complete, so that the next start may trust it even
+    /// after a restart of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be flushed; the next start then judges by the boot id, which is safe.
+    pub fn close(self) -> Result<(), StorageError> {
+        self.dir.close_cleanly(&self.current.load())
+    }
+}
+
+/// A reader of the state: cheap to clone, opens a read transaction where it stands.
+#[derive(Clone)]
+pub struct StateReader {
+    current: Arc<ArcSwap<Generation>>,
+}
+
+impl StateReader {
+    /// Reads from one immutable view of the state: the newest that was committed before the call.
+    /// Hold it across nothing that waits.
+    ///
+    /// # Errors
+    /// Those of `read`, or when no transaction can be opened.
+    pub fn read<R>(
+        &self,
+        read: impl FnOnce(&StateView<'_>) -> Result<R, StorageError>,
+    ) -> Result<R, StorageError> {
+        let generation = self.current.load_full();
+        let view = generation.view()?;
+        read(&view)
+    }
+
+    /// Bytes that the state takes on disk.
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.current.load().bytes_on_disk()
+    }
+}

@@ -1,0 +1,316 @@
+//! Snapshots, in `<data dir>/raft/snapshots/`: compact copies of the database that a new or lagging
+//! node is filled from, and that the log may be purged behind.
+//!
+//! A snapshot is two files: `<name>.mdb`, the data, and `<name>.meta`, which says what it covers,
+//! its length and its checksum. Both are written aside and flushed; the rename of the `.meta` is the
+//! moment at which the snapshot exists. Older ones are then removed.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prost::Message;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::env::{Generation, NextGeneration, sync_parent, write_durably};
+use super::{Progress, StorageError};
+use crate::proto::raft as pb;
+
+/// The version of the state's encoding that snapshots carry.
+pub const STATE_VERSION: u32 = 1;
+
+/// A snapshot on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotFile {
+    /// What it covers, its length, checksum and version.
+    pub meta: pb::SnapshotMeta,
+    /// The data.
+    pub path: PathBuf,
+}
+
+/// The folder of snapshots.
+#[derive(Clone)]
+pub struct SnapshotStore {
+    dir: PathBuf,
+    /// Tells files of this process apart that are being made at once.
+    next: Arc<AtomicU64>,
+}
+
+impl SnapshotStore {
+    /// Opens the folder and removes what a crash left half made.
+    pub(super) fn open(dir: &Path) -> Result<Self, StorageError> {
+        fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
+        let store = SnapshotStore {
+            dir: dir.to_owned(),
+            next: Arc::default(),
+        };
+        let keep = store.newest_name()?;
+        store.remove_all_but(keep.as_deref())?;
+        Ok(store)
+    }
+
+    /// The newest snapshot.
+    pub(super) fn current(&self) -> Result<Option<SnapshotFile>, StorageError> {
+        let Some(name) = self.newest_name()? else {
+            return Ok(None);
+        };
+        let path = self.dir.join(format!("{name}.meta"));
+        let bytes = fs::read(&path).map_err(StorageError::io(&path))?;
+        let meta = decode_meta(&path, &bytes)?;
+        Ok(Some(SnapshotFile {
+            meta,
+            path: self.dir.join(format!("{name}.mdb")),
+        }))
+    }
+
+    fn file_names(&self) -> Result<Vec<String>, StorageError> {
+        let names = fs::read_dir(&self.dir)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                    .collect::<io::Result<_>>()
+            })
+            .map_err(StorageError::io(&self.dir))?;
+        Ok(names)
+    }
+
+    fn newest_name(&self) -> Result<Option<String>, StorageError> {
+        let names = self.file_names()?;
+        Ok(names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".meta"))
+            .max()
+            .map(str::to_owned))
+    }
+
+    fn remove_all_but(&self, keep: Option<&str>) -> Result<(), StorageError> {
+        for name in self.file_names()? {
+            if keep.is_some_and(|keep| name == format!("{keep}.meta") || name == format!("{keep}.mdb")) {
+                continue;
+            }
+            let path = self.dir.join(name);
+            fs::remove_file(&path).map_err(StorageError::io(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Files a complete and flushed data file as the snapshot of `meta`; removes older ones.
+    fn keep(&self, data: &Path, meta: pb::SnapshotMeta) -> Result<SnapshotFile, StorageError> {
+        let last = meta.last_log_id.unwrap_or_default();
+        let leader = last.leader.unwrap_or_default();
+        // Sorted by age as text; the count keeps two snapshots of one index apart.
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("snapshot-{:020}-{:020}-{count:06}", last.index, leader.term);
+        let (path, meta_path) = (
+            self.dir.join(format!("{name}.mdb")),
+            self.dir.join(format!("{name}.meta")),
+        );
+        fs::rename(data, &path).map_err(StorageError::io(&path))?;
+        sync_parent(&path)?;
+        write_durably(&meta_path, &encode_meta(&meta))?;
+        for old in self.file_names()? {
+            let stem = old.split('.').next().unwrap_or_default();
+            if stem.starts_with("snapshot-") && stem < name.as_str() {
+                let path = self.dir.join(&old);
+                fs::remove_file(&path).map_err(StorageError::io(&path))?;
+            }
+        }
+        Ok(SnapshotFile { meta, path })
+    }
+
+    pub(super) fn build(&self, generation: Arc<Generation>) -> Build {
+        Build {
+            store: self.clone(),
+            generation,
+        }
+    }
+
+    pub(super) fn prepare(&self, received: SnapshotFile, next: NextGeneration) -> Prepare {
+        Prepare {
+            store: self.clone(),
+            received,
+            next,
+        }
+    }
+
+    fn aside(&self, what: &str) -> PathBuf {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        self.dir
+            .join(format!("{what}-{}-{count}.tmp", std::process::id()))
+    }
+}
+
+/// A snapshot to be built, off the hot path.
+pub struct Build {
+    store: SnapshotStore,
+    generation: Arc<Generation>,
+}
+
+impl Build {
+    /// Copies, checksums and flushes the state. Takes as long as the disk needs for the state's size.
+    ///
+    /// # Errors
+    /// When the disk says no; nothing is left behind.
+    pub fn run(self) -> Result<SnapshotFile, StorageError> {
+        let data = self.store.aside("building");
+        let built = self.copy(&data).and_then(|meta| self.store.keep(&data, meta));
+        if built.is_err() {
+            let _ = fs::remove_file(&data);
+        }
+        built
+    }
+
+    fn copy(&self, data: &Path) -> Result<pb::SnapshotMeta, StorageError> {
+        self.generation.copy_to(data)?;
+        fs::File::open(data)
+            .and_then(|file| file.sync_all())
+            .map_err(StorageError::io(data))?;
+        // LMDB chose the moment of the copy, so what it covers is read from the copy itself.
+        let Progress { applied, membership } = progress_of(data)?;
+        let (bytes, checksum) = measure(data)?;
+        Ok(pb::SnapshotMeta {
+            last_log_id: applied,
+            last_membership: membership,
+            bytes,
+            checksum,
+            version: STATE_VERSION,
+        })
+    }
+}
+
+/// A received snapshot to be made a database, off the hot path.
+pub struct Prepare {
+    store: SnapshotStore,
+    received: SnapshotFile,
+    next: NextGeneration,
+}
+
+/// A database made of a snapshot, ready to take the state's place.
+pub struct Prepared {
+    pub(super) number: u64,
+    pub(super) generation: Generation,
+}
+
+impl Prepare {
+    /// Verifies the snapshot, files it as the current one, and makes a database of a copy of it.
+    ///
+    /// # Errors
+    /// `Corrupt` when the data do not match their checksum or cover something else than they say.
+    pub fn run(self) -> Result<Prepared, StorageError> {
+        let Prepare {
+            store,
+            received: SnapshotFile { meta, path },
+            next,
+        } = self;
+        if meta.version > STATE_VERSION {
+            return Err(StorageError::Corrupt(format!(
+                "snapshot {} has version {}, this server knows {STATE_VERSION}: upgrade it",
+                path.display(),
+                meta.version
+            )));
+        }
+        let (bytes, checksum) = measure(&path)?;
+        if (bytes, checksum) != (meta.bytes, meta.checksum) {
+            return Err(StorageError::Corrupt(format!(
+                "snapshot {} has {bytes} bytes and checksum {checksum:016x}, expected {} and {:016x}; to refill this \
+                 node from its peers, stop it, delete its data directory and start it",
+                path.display(),
+                meta.bytes,
+                meta.checksum
+            )));
+        }
+        let is_kept = store.current()?.is_some_and(|current| current.path == path);
+        let kept = match is_kept {
+            true => path,
+            false => {
+                fs::File::open(&path)
+                    .and_then(|file| file.sync_all())
+                    .map_err(StorageError::io(&path))?;
+                store.keep(&path, meta.clone())?.path
+            }
+        };
+        // What a crash left of an earlier attempt.
+        match fs::remove_dir_all(&next.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io(&next.dir)(error));
+            }
+            _ => {}
+        }
+        fs::create_dir_all(&next.dir).map_err(StorageError::io(&next.dir))?;
+        fs::copy(&kept, next.dir.join("data.mdb")).map_err(StorageError::io(&next.dir))?;
+        let generation = Generation::open(&next.dir, next.map_size)?;
+        let progress = generation.view()?.progress()?;
+        if progress
+            != (Progress {
+                applied: meta.last_log_id,
+                membership: meta.last_membership,
+            })
+        {
+            return Err(StorageError::Corrupt(format!(
+                "snapshot {} covers {progress:?}, not what it says",
+                kept.display()
+            )));
+        }
+        Ok(Prepared {
+            number: next.number,
+            generation,
+        })
+    }
+}
+
+/// What a compact copy covers.
+fn progress_of(data: &Path) -> Result<Progress, StorageError> {
+    // A folder of its own, where LMDB finds the copy under the name it expects.
+    let dir = data.with_extension("open");
+    let linked = dir.join("data.mdb");
+    let read = || {
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::hard_link(data, &linked))
+            .map_err(StorageError::io(&dir))?;
+        Generation::peek(&dir)
+    };
+    let progress = read();
+    let _ = fs::remove_dir_all(&dir);
+    progress
+}
+
+/// A file's length and XXH3-64 checksum.
+fn measure(path: &Path) -> Result<(u64, u64), StorageError> {
+    let mut file = fs::File::open(path).map_err(StorageError::io(path))?;
+    let mut hasher = Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(StorageError::io(path))?;
+        if read == 0 {
+            return Ok((bytes, hasher.digest()));
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
+
+fn encode_meta(meta: &pb::SnapshotMeta) -> Vec<u8> {
+    let body = meta.encode_to_vec();
+    let mut bytes = xxh3_64(&body).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn decode_meta(path: &Path, bytes: &[u8]) -> Result<pb::SnapshotMeta, StorageError> {
+    let body = bytes
+        .split_first_chunk::<8>()
+        .and_then(|(checksum, body)| (u64::from_be_bytes(*checksum) == xxh3_64(body)).then_some(body));
+    let Some(body) = body else {
+        return Err(StorageError::Corrupt(format!(
+            "{} is damaged; to refill this node from its peers, stop it, delete its data directory and start it",
+            path.display()
+        )));
+    };
+    pb::SnapshotMeta::decode(body).map_err(|error| StorageError::Decode {
+        what: path.display().to_string(),
+        source: error.into(),
+    })
+}
