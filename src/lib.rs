@@ -1,7 +1,6 @@
 //! MinFS: the metadata server of a distributed file system, replicated through Raft.
 
-pub mod actors;
 pub mod domain;
+mod durable;
 pub mod proto;
-pub mod raft;
 pub mod storage;

@@ -9,4 +9,5 @@ pub mod ids;
 pub mod namespace;
 pub mod path;
 pub mod placement;
+mod servers;
 pub mod state;

@@ -1,4 +1,5 @@
-//! What each command does to the state: the rules of the namespace, of blocks and of DataServers.
+//! What each command does to the state: the rules of the namespace and of blocks. Those of DataServers
+//! are in `servers`.
 //!
 //! [`apply`] is called for every committed command, in the order of the log, on every node. It
 //! decides from the state and the command alone, so every node comes to the same state and the same
@@ -9,9 +10,9 @@ use super::command::{AllocationPlan, Applied, Command, Op, Outcome, Refusal, Req
 use super::ids::{BlockId, ID_LIMIT, InodeId, ServerId};
 use super::path::CleanPath;
 use super::placement::blocks_in;
+use super::servers;
 use super::state::{
-    BlockRun, DataServer, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, ReadTables, Remembered,
-    ServerStatus, Tables,
+    BlockRun, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, ReadTables, Remembered, Tables,
 };
 
 /// How long a request id is remembered, in milliseconds of the leaders' clocks.
@@ -49,8 +50,8 @@ fn perform<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T::E
             md5,
         } => finalize(tables, now, path, *inode, *size, md5),
         Op::MoveReplica { block, from, to } => move_replica(tables, *block, *from, *to),
-        Op::RegisterDataServer { id, addr } => register_data_server(tables, id, addr),
-        Op::SetDataServerStatus { server, status } => set_data_server_status(tables, *server, *status),
+        Op::RegisterDataServer { id, addr } => servers::register(tables, id, addr),
+        Op::SetDataServerStatus { server, status } => servers::set_status(tables, *server, *status),
         Op::ReleaseGarbage { runs } => release_garbage(tables, runs),
         Op::Reclaim { limit } => reclaim(tables, now, *limit),
     }
@@ -309,14 +310,11 @@ fn allocate<T: Tables>(
     if found.as_ref().is_some_and(Entry::is_directory) {
         return is_directory();
     }
-    let mut counters = tables.counters()?;
     let count = blocks_in(size, plan.block_size);
-    let first = counters.next_block;
+    let first = tables.counters()?.next_block;
     if count >= ID_LIMIT - first {
         return Ok(Err(Refusal::failed_precondition("block numbers are used up")));
     }
-    counters.next_block += count;
-    tables.put_counters(counters)?;
 
     let mut entry = match found {
         Some(entry) => {
@@ -337,6 +335,9 @@ fn allocate<T: Tables>(
     if let EntryKind::File { blocks, .. } = entry.kind {
         discard_run(tables, now, blocks, GarbageReason::Overwritten)?;
     }
+    let mut counters = tables.counters()?;
+    counters.next_block = first + count;
+    tables.put_counters(counters)?;
     let run = BlockRun {
         first: BlockId(first),
         count,
@@ -411,6 +412,13 @@ fn finalize<T: Tables>(
             "size {size} is beyond the {room} bytes allocated: {path}"
         ))));
     }
+    // The root's size, which is the sum of all, must stay one that clients can hold.
+    let others = steps[0].entry.size.saturating_sub(entry.size);
+    if size > (i64::MAX as u64).saturating_sub(others) {
+        return Ok(Err(Refusal::failed_precondition(format!(
+            "all files together would pass 2^63 bytes: {path}"
+        ))));
+    }
     let blocks = match owned {
         Some(owned) => trim_run(tables, now, owned, size)?,
         None => None,
@@ -477,57 +485,6 @@ fn move_replica<T: Tables>(
     *replica = to;
     tables.put_moved(block, &replicas)?;
     Ok(Ok(Outcome::ReplicaMoved))
-}
-
-fn register_data_server<T: Tables>(tables: &mut T, id: &str, addr: &str) -> Result<Applied, T::Error> {
-    if id.is_empty() || addr.is_empty() {
-        return Ok(Err(Refusal::invalid_argument(
-            "a DataServer needs an id and an address",
-        )));
-    }
-    let mut known = None;
-    for mut other in tables.servers()? {
-        if other.id == id {
-            known = Some(other.server);
-        } else if other.addr == addr && other.status != ServerStatus::Down {
-            // Two servers cannot listen on one address: the one that spoke last is the one there.
-            other.status = ServerStatus::Down;
-            tables.put_server(&other)?;
-        }
-    }
-    let server = match known {
-        Some(server) => server,
-        None => {
-            let mut counters = tables.counters()?;
-            let server = ServerId(counters.next_server);
-            counters.next_server += 1;
-            tables.put_counters(counters)?;
-            server
-        }
-    };
-    let record = DataServer {
-        server,
-        id: id.to_owned(),
-        addr: addr.to_owned(),
-        status: ServerStatus::Healthy,
-    };
-    tables.put_server(&record)?;
-    Ok(Ok(Outcome::DataServerRegistered { server }))
-}
-
-fn set_data_server_status<T: Tables>(
-    tables: &mut T,
-    server: ServerId,
-    status: ServerStatus,
-) -> Result<Applied, T::Error> {
-    let Some(mut record) = tables.server(server)? else {
-        return Ok(Err(Refusal::not_found(format!(
-            "no DataServer has number {server}"
-        ))));
-    };
-    record.status = status;
-    tables.put_server(&record)?;
-    Ok(Ok(Outcome::StatusSet))
 }
 
 fn release_garbage<T: Tables>(tables: &mut T, runs: &[BlockId]) -> Result<Applied, T::Error> {

@@ -3,7 +3,11 @@
 //! [`dfs`] is the contract with the clients and DataServers in the field, [`raft`] is what
 //! MetaServers say to each other and what the log holds, [`admin`] is for operators.
 
+pub mod codec;
 pub mod convert;
+mod timeout;
+
+pub use timeout::grpc_timeout;
 
 #[allow(missing_docs, clippy::unwrap_used, unused_qualifications)]
 pub mod dfs {
@@ -23,5 +27,8 @@ pub mod admin {
     tonic::include_proto!("minfs.admin");
 }
 
-/// The descriptors of every service, for gRPC server reflection.
-pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
+/// The descriptors of every service, for gRPC server reflection: encoded `FileDescriptorSet`s.
+pub const DESCRIPTORS: [&[u8]; 2] = [
+    tonic::include_file_descriptor_set!("contract"),
+    tonic::include_file_descriptor_set!("ours"),
+];

@@ -12,7 +12,7 @@
 //! that it is thrown away, and openraft fills an empty one from the newest snapshot and the log.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +21,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use super::snapshot::Prepared;
 use super::tables::{self, Layout, StateTxn, StateView, TABLES};
 use super::{Progress, StorageError};
+use crate::durable;
 
 /// The version of the directory's layout, in the first line of `STATE`.
 const VERSION: &str = "minfs-state 1";
@@ -108,23 +109,23 @@ impl StateDir {
         map_size: u64,
         boot_id: &str,
     ) -> Result<(Self, Generation), StorageError> {
-        fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
+        durable::create_dir_all(dir)?;
         let path = dir.join("STATE");
         let found = match fs::read_to_string(&path) {
             Ok(text) => Some(StateFile::parse(&path, &text)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(StorageError::io(&path)(error)),
         };
-        let generation = match found {
-            None => 1,
-            Some(state) if state.clean || state.boot_id == boot_id => state.generation,
+        let (generation, trusted) = match found {
+            None => (1, false),
+            Some(state) if state.clean || state.boot_id == boot_id => (state.generation, true),
             Some(state) => {
                 log::warn!(
                     "the machine went down while {} was in use: rebuilding the state from the newest snapshot and \
                      the log",
                     dir.display()
                 );
-                state.generation + 1
+                (state.generation + 1, false)
             }
         };
         let state = StateFile {
@@ -137,7 +138,12 @@ impl StateDir {
             map_size,
             state,
         };
-        let opened = Generation::open(&state_dir.generation_dir(generation), map_size)?;
+        let current = state_dir.generation_dir(generation);
+        if !trusted {
+            // What lies there was never made current, and may be torn.
+            remove_if_there(&current)?;
+        }
+        let opened = Generation::open(&current, map_size)?;
         state_dir.record(state_dir.state.clone())?;
         state_dir.remove_others();
         Ok((state_dir, opened))
@@ -176,7 +182,7 @@ impl StateDir {
     }
 
     fn record(&mut self, state: StateFile) -> Result<(), StorageError> {
-        write_durably(&self.dir.join("STATE"), state.text().as_bytes())?;
+        durable::replace_file(&self.dir.join("STATE"), state.text().as_bytes())?;
         self.state = state;
         Ok(())
     }
@@ -276,6 +282,14 @@ fn remove_dir(dir: &Path) {
     }
 }
 
+/// Removes a directory that may not be there.
+pub(super) fn remove_if_there(dir: &Path) -> Result<(), StorageError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(dir)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The kernel's id of this boot. Where there is none, no boot is like another: then only a clean
 /// close is trusted.
 fn boot_id() -> String {
@@ -283,25 +297,4 @@ fn boot_id() -> String {
         Ok(id) => id.trim().to_owned(),
         Err(_) => format!("unknown-{:016x}", rand::random::<u64>()),
     }
-}
-
-/// Writes a small file aside, flushes it, puts it in place and flushes the directory.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    let aside = path.with_extension("new");
-    let mut file = fs::File::create(&aside).map_err(StorageError::io(&aside))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(StorageError::io(&aside))?;
-    fs::rename(&aside, path).map_err(StorageError::io(path))?;
-    sync_parent(path)
-}
-
-/// Makes the names in a file's directory durable.
-pub(super) fn sync_parent(path: &Path) -> Result<(), StorageError> {
-    let Some(parent) = path.parent() else {
-        return Ok(());
-    };
-    fs::File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(StorageError::io(parent))
 }

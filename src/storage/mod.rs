@@ -2,12 +2,12 @@
 //!
 //! [`Storage`] is the one writer; the store actor owns it. [`StateReader`] is for everybody who was
 //! told that it may read: it opens a read transaction where it stands. [`tables`] lays the records
-//! out and `codec` encodes them, [`env`] opens, replaces and closes the database, and [`snapshot`]
+//! out and `codec` encodes them, [`mod@env`] opens, replaces and closes the database, and [`snapshot`]
 //! keeps the files that a new or lagging node is filled from.
 //!
 //! LMDB is written without flushing: it is a cache of the newest snapshot and the Raft log, which
 //! are flushed. After a crash of the process the system still has its pages; after a crash of the
-//! machine the database is thrown away and rebuilt (see [`env`]). So the log must never be purged
+//! machine the database is thrown away and rebuilt (see [`mod@env`]). So the log must never be purged
 //! beyond a flushed snapshot.
 
 use std::io;
@@ -46,6 +46,9 @@ pub enum StorageError {
         /// Why.
         source: io::Error,
     },
+    /// A file said no, and the error names it.
+    #[error("{0}")]
+    File(#[from] io::Error),
     /// A record that this server cannot read.
     #[error("{what}: {source}")]
     Decode {
@@ -72,6 +75,7 @@ impl From<StorageError> for io::Error {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::Io { ref source, .. } => io::Error::new(source.kind(), error.to_string()),
+            StorageError::File(error) => error,
             StorageError::Decode { .. } | StorageError::Corrupt(_) => {
                 io::Error::new(io::ErrorKind::InvalidData, error.to_string())
             }

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::env::{Generation, NextGeneration, sync_parent, write_durably};
+use super::env::{Generation, NextGeneration, remove_if_there};
 use super::{Progress, StorageError};
+use crate::durable;
 use crate::proto::raft as pb;
 
 /// The version of the state's encoding that snapshots carry.
@@ -34,35 +35,48 @@ pub struct SnapshotFile {
 #[derive(Clone)]
 pub struct SnapshotStore {
     dir: PathBuf,
-    /// Tells files of this process apart that are being made at once.
+    /// Tells files apart: those that are being made at once, and snapshots of one index, a later one
+    /// having the larger number.
     next: Arc<AtomicU64>,
 }
 
 impl SnapshotStore {
     /// Opens the folder and removes what a crash left half made.
     pub(super) fn open(dir: &Path) -> Result<Self, StorageError> {
-        fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
+        durable::create_dir_all(dir)?;
         let store = SnapshotStore {
             dir: dir.to_owned(),
             next: Arc::default(),
         };
         let keep = store.newest_name()?;
         store.remove_all_but(keep.as_deref())?;
+        let taken = keep
+            .as_deref()
+            .and_then(|name| name.rsplit('-').next()?.parse::<u64>().ok());
+        store
+            .next
+            .store(taken.map_or(0, |taken| taken + 1), Ordering::Relaxed);
         Ok(store)
     }
 
     /// The newest snapshot.
     pub(super) fn current(&self) -> Result<Option<SnapshotFile>, StorageError> {
-        let Some(name) = self.newest_name()? else {
-            return Ok(None);
-        };
-        let path = self.dir.join(format!("{name}.meta"));
-        let bytes = fs::read(&path).map_err(StorageError::io(&path))?;
-        let meta = decode_meta(&path, &bytes)?;
-        Ok(Some(SnapshotFile {
-            meta,
-            path: self.dir.join(format!("{name}.mdb")),
-        }))
+        loop {
+            let Some(name) = self.newest_name()? else {
+                return Ok(None);
+            };
+            let path = self.dir.join(format!("{name}.meta"));
+            let bytes = match fs::read(&path) {
+                // A newer one took its place since the folder was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                read => read.map_err(StorageError::io(&path))?,
+            };
+            let meta = decode_meta(&path, &bytes)?;
+            return Ok(Some(SnapshotFile {
+                meta,
+                path: self.dir.join(format!("{name}.mdb")),
+            }));
+        }
     }
 
     fn file_names(&self) -> Result<Vec<String>, StorageError> {
@@ -91,7 +105,10 @@ impl SnapshotStore {
                 continue;
             }
             let path = self.dir.join(name);
-            fs::remove_file(&path).map_err(StorageError::io(&path))?;
+            match path.is_dir() {
+                true => remove_if_there(&path)?,
+                false => fs::remove_file(&path).map_err(StorageError::io(&path))?,
+            }
         }
         Ok(())
     }
@@ -102,19 +119,26 @@ impl SnapshotStore {
         let leader = last.leader.unwrap_or_default();
         // Sorted by age as text; the count keeps two snapshots of one index apart.
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("snapshot-{:020}-{:020}-{count:06}", last.index, leader.term);
+        let name = format!("snapshot-{:020}-{:020}-{count:020}", last.index, leader.term);
         let (path, meta_path) = (
             self.dir.join(format!("{name}.mdb")),
             self.dir.join(format!("{name}.meta")),
         );
         fs::rename(data, &path).map_err(StorageError::io(&path))?;
-        sync_parent(&path)?;
-        write_durably(&meta_path, &encode_meta(&meta))?;
+        durable::sync_dir(&self.dir)?;
+        durable::replace_file(&meta_path, &encode_meta(&meta))?;
         for old in self.file_names()? {
-            let stem = old.split('.').next().unwrap_or_default();
+            let stem = old
+                .strip_suffix(".mdb")
+                .or(old.strip_suffix(".meta"))
+                .unwrap_or_default();
             if stem.starts_with("snapshot-") && stem < name.as_str() {
                 let path = self.dir.join(&old);
-                fs::remove_file(&path).map_err(StorageError::io(&path))?;
+                match fs::remove_file(&path) {
+                    // Another snapshot that was kept meanwhile removed it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(StorageError::io(&path))?,
+                }
             }
         }
         Ok(SnapshotFile { meta, path })
@@ -221,6 +245,16 @@ impl Prepare {
                 meta.checksum
             )));
         }
+        let Progress { applied, membership } = progress_of(&path)?;
+        let set_at = |membership: Option<&pb::StoredMembership>| membership.and_then(|set| set.log_id);
+        if applied != meta.last_log_id || set_at(membership.as_ref()) != set_at(meta.last_membership.as_ref())
+        {
+            return Err(StorageError::Corrupt(format!(
+                "snapshot {} covers {applied:?}, not what it says: {:?}",
+                path.display(),
+                meta.last_log_id
+            )));
+        }
         let is_kept = store.current()?.is_some_and(|current| current.path == path);
         let kept = match is_kept {
             true => path,
@@ -228,31 +262,14 @@ impl Prepare {
                 fs::File::open(&path)
                     .and_then(|file| file.sync_all())
                     .map_err(StorageError::io(&path))?;
-                store.keep(&path, meta.clone())?.path
+                store.keep(&path, meta)?.path
             }
         };
         // What a crash left of an earlier attempt.
-        match fs::remove_dir_all(&next.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StorageError::io(&next.dir)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(&next.dir)?;
         fs::create_dir_all(&next.dir).map_err(StorageError::io(&next.dir))?;
         fs::copy(&kept, next.dir.join("data.mdb")).map_err(StorageError::io(&next.dir))?;
         let generation = Generation::open(&next.dir, next.map_size)?;
-        let progress = generation.view()?.progress()?;
-        if progress
-            != (Progress {
-                applied: meta.last_log_id,
-                membership: meta.last_membership,
-            })
-        {
-            return Err(StorageError::Corrupt(format!(
-                "snapshot {} covers {progress:?}, not what it says",
-                kept.display()
-            )));
-        }
         Ok(Prepared {
             number: next.number,
             generation,

@@ -166,6 +166,48 @@ impl<'e> StateView<'e> {
     }
 }
 
+/// The records of one table: its name, its keys and their values, in LMDB's order.
+#[cfg(test)]
+pub(super) type TableDump = (&'static str, Vec<(Vec<u8>, Vec<u8>)>);
+
+#[cfg(test)]
+impl StateView<'_> {
+    /// Every byte that the tables hold, for tests that compare or check whole states.
+    pub(super) fn dump(&self) -> Result<Vec<TableDump>, StorageError> {
+        let Layout {
+            entries,
+            runs,
+            moved,
+            servers,
+            garbage,
+            detached,
+            requests,
+            request_order,
+            meta,
+        } = self.layout;
+        [
+            ("entries", entries),
+            ("runs", runs),
+            ("moved", moved),
+            ("servers", servers),
+            ("garbage", garbage),
+            ("detached", detached),
+            ("requests", requests),
+            ("request_order", request_order),
+            ("meta", meta),
+        ]
+        .into_iter()
+        .map(|(name, table)| {
+            let records = table
+                .iter(&self.txn)?
+                .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                .collect::<Result<_, _>>()?;
+            Ok((name, records))
+        })
+        .collect()
+    }
+}
+
 /// How far the state in an environment has come that is only read.
 pub(super) fn peek_progress(env: &Env<WithoutTls>) -> Result<Progress, StorageError> {
     let txn = env.read_txn()?;

@@ -1,1 +1,0 @@
-//! The registrar: this node's place in etcd.

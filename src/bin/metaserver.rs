@@ -1,3 +1,0 @@
-//! The MetaServer.
-
-fn main() {}
