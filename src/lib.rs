@@ -1,6 +1,8 @@
 //! MinFS: the metadata server of a distributed file system, replicated through Raft.
 
+pub mod config;
 pub mod domain;
 mod durable;
+pub mod logging;
 pub mod proto;
 pub mod storage;
