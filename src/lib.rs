@@ -5,4 +5,5 @@ pub mod domain;
 mod durable;
 pub mod logging;
 pub mod proto;
+pub mod raft;
 pub mod storage;

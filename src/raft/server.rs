@@ -1,0 +1,263 @@
+//! Raft's calls from other nodes: the tonic `RaftService` on `raft_addr`.
+//!
+//! The wiring makes it once openraft is built, and before openraft runs.
+//!
+//! Invariant: nothing reaches openraft that is not meant for this node (see [`call_metadata`]) or that
+//! does not decode to something a peer may send.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::call_metadata;
+use super::channels::MAX_MESSAGE_BYTES;
+use super::convert::{AppendOutcome, DecodeError, Span, TransferOutcome, snapshot_from_meta};
+use super::identity::Identity;
+use super::ports::Snapshot;
+use super::snapshot_transfer::{self, Incoming, ReceiveError};
+use super::state_machine::{OpenraftSnapshot, StateMachine};
+use super::types::{LogId, TypeConfig, Vote};
+use crate::durable;
+use crate::proto::raft as pb;
+use pb::raft_service_server::{RaftService, RaftServiceServer};
+
+/// openraft, with our types.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// The Raft service of this node.
+#[derive(Clone)]
+pub struct RaftServer {
+    raft: Raft,
+    identity: Identity,
+    snapshots: PathBuf,
+}
+
+impl RaftServer {
+    /// Serves `raft`; received snapshots go into the folder `snapshots`, which is made if it is
+    /// missing and cleared of what was left of transfers that a crash cut off.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn new(raft: Raft, identity: Identity, snapshots: &Path) -> io::Result<Self> {
+        durable::create_dir_all(snapshots)?;
+        snapshot_transfer::remove_leftovers(snapshots)?;
+        Ok(RaftServer {
+            raft,
+            identity,
+            snapshots: snapshots.to_owned(),
+        })
+    }
+
+    /// The service, to be added to the server on `raft_addr`.
+    pub fn into_service(self) -> RaftServiceServer<Self> {
+        RaftServiceServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The message of a call that is meant for this node.
+    fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
+        call_metadata::check(&self.identity, request.metadata())?;
+        Ok(request.into_inner())
+    }
+
+    /// Whether openraft can take this snapshot. It panics on one that contradicts its leader's vote
+    /// or what is committed here; no peer that follows the protocol has such a one.
+    fn consistent(&self, vote: Vote, snapshot: &Snapshot) -> Result<(), Status> {
+        let refuse = |why: String| Err(Status::invalid_argument(format!("snapshot refused: {why}")));
+        let Some(last) = snapshot.meta.last_log_id else {
+            return refuse("it covers nothing".to_owned());
+        };
+        if !vote.committed || last.leader_id > vote.leader_id {
+            return refuse(format!("its last log id {last} is not within vote {vote}"));
+        }
+        if snapshot
+            .meta
+            .last_membership
+            .log_id()
+            .is_some_and(|id: LogId| id > last)
+        {
+            return refuse(format!("its membership is newer than its last log id {last}"));
+        }
+        let committed = self.raft.metrics().borrow_watched().local_committed;
+        match committed {
+            Some(committed) if last > committed && last.index <= committed.index => refuse(format!(
+                "its last log id {last} contradicts {committed}, which is committed here"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn malformed(e: DecodeError) -> Status {
+    Status::invalid_argument(e.to_string())
+}
+
+fn stopped(e: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft has stopped: {e}"))
+}
+
+#[tonic::async_trait]
+impl RaftService for RaftServer {
+    type AppendStreamStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let messages = self.admit(request)?;
+        // openraft's stream of requests knows no errors: one ends it, and is told after the answers.
+        let failure = Failure::default();
+        let answers = self
+            .raft
+            .stream_append(requests(messages, failure.clone()))
+            .map(|answer| {
+                let result = answer.map_err(stopped)?;
+                Ok(AppendOutcome::from(result).0)
+            });
+        let told = futures::stream::iter(std::iter::once_with(move || failure.take()).flatten().map(Err));
+        Ok(Response::new(answers.chain(told).boxed()))
+    }
+
+    async fn append(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
+        let request = AppendEntriesRequest::try_from(self.admit(request)?).map_err(malformed)?;
+        let span = Span::of(&request);
+        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        let result = match answer {
+            AppendEntriesResponse::Success => Ok(span.last),
+            AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
+            AppendEntriesResponse::Conflict => match span.prev {
+                Some(prev) => Err(StreamAppendError::Conflict(prev)),
+                None => return Err(Status::internal("conflict with no predecessor")),
+            },
+            AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+        };
+        Ok(Response::new(AppendOutcome::from(result).0))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let answer = self.raft.vote(request).await.map_err(stopped)?;
+        Ok(Response::new(answer.into()))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(Response::new(answer.into()))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let mut chunks = self.admit(request)?;
+        let first = chunks.message().await?.and_then(|chunk| chunk.content);
+        let Some(pb::snapshot_chunk::Content::Header(header)) = first else {
+            return Err(Status::invalid_argument("a snapshot without its header"));
+        };
+        let incoming = Incoming::new(&self.snapshots);
+        let (vote, snapshot) = decode_header(header, incoming.path()).map_err(malformed)?;
+
+        // A leader that is none any more learns it before it has sent everything.
+        let ours = self.raft.metrics().borrow_watched().vote;
+        if ours > vote {
+            return Ok(Response::new(pb::SnapshotResponse {
+                vote: Some(ours.into()),
+            }));
+        }
+        self.consistent(vote, &snapshot)?;
+        snapshot_transfer::receive(&snapshot.data, &incoming, chunks)
+            .await
+            .map_err(|e| match e {
+                ReceiveError::Malformed(why) => Status::invalid_argument(format!("snapshot refused: {why}")),
+                ReceiveError::Broken(status) => status,
+                ReceiveError::Io(e) => {
+                    log::error!("cannot receive a snapshot: {e}");
+                    Status::unavailable(format!("cannot receive a snapshot: {e}"))
+                }
+            })?;
+        self.consistent(vote, &snapshot)?; // time has passed
+
+        // Once openraft has the snapshot, it needs the file whether or not the leader waits.
+        let raft = self.raft.clone();
+        let install = tokio::spawn(async move {
+            let snapshot = OpenraftSnapshot {
+                meta: snapshot.meta,
+                snapshot: snapshot.data,
+            };
+            let answer = raft.install_full_snapshot(vote, snapshot).await;
+            drop(incoming); // removes it, if it was not needed
+            answer
+        });
+        let answer = install.await.map_err(stopped)?.map_err(stopped)?;
+        Ok(Response::new(pb::SnapshotResponse {
+            vote: Some(answer.vote.into()),
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let answer = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(Response::new(TransferOutcome::from(answer).0))
+    }
+}
+
+fn decode_header(header: pb::SnapshotHeader, path: &Path) -> Result<(Vote, Snapshot), DecodeError> {
+    let missing = |field| DecodeError::Missing {
+        message: "SnapshotHeader",
+        field,
+    };
+    let vote = header.vote.ok_or(missing("vote"))?.try_into()?;
+    let meta = header.meta.ok_or(missing("meta"))?;
+    Ok((vote, snapshot_from_meta(meta, path.to_owned())?))
+}
+
+/// Why a stream of requests ended early.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<Status>>>);
+
+impl Failure {
+    fn set(&self, status: Status) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+
+    fn take(&self) -> Option<Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The requests of a stream, up to the first that is broken or makes no sense.
+fn requests(
+    messages: Streaming<pb::AppendRequest>,
+    failure: Failure,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
+    futures::stream::unfold((messages, failure), |(mut messages, failure)| async move {
+        let request = match messages.message().await {
+            Ok(message) => AppendEntriesRequest::try_from(message?).map_err(malformed),
+            Err(status) => Err(status),
+        };
+        match request {
+            Ok(request) => Some((request, (messages, failure))),
+            Err(status) => {
+                failure.set(status);
+                None
+            }
+        }
+    })
+}
