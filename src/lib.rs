@@ -1,5 +1,6 @@
 //! MinFS: the metadata server of a distributed file system, replicated through Raft.
 
+pub mod actors;
 pub mod config;
 pub mod domain;
 mod durable;

@@ -1,0 +1,79 @@
+//! The operators' service: what this node knows of itself.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::service::{Call, Shared, ask};
+use super::status::Failure;
+use crate::actors::raft_node::messages::{GetStatus, MemberStatus, Role};
+use crate::domain::state::ReadTables;
+use crate::proto::admin::admin_service_server::AdminService;
+use crate::proto::admin::{self, GetNodeStatusRequest, GetNodeStatusResponse};
+
+/// The operators' service.
+#[derive(Clone)]
+pub(super) struct AdminDesk(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl AdminService for AdminDesk {
+    async fn get_node_status(
+        &self,
+        request: Request<GetNodeStatusRequest>,
+    ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        let (call, _) = self.0.open(request);
+        self.0.answer(&call, self.0.get_node_status(&call)).await
+    }
+}
+
+impl Shared {
+    async fn get_node_status(&self, call: &Call) -> Result<GetNodeStatusResponse, Failure> {
+        let answer = ask(
+            &self.neighbours.get_status,
+            GetStatus,
+            call.deadline.for_handler(),
+        )
+        .await;
+        let status = answer.map_err(|_| Failure::NoAnswer("the Raft node"))?;
+        let raft = status.raft;
+        let counters = self.state.read(|view| view.counters())?;
+        Ok(GetNodeStatusResponse {
+            name: status.name,
+            incarnation: raft.incarnation,
+            cluster_id: status.cluster_id.unwrap_or_default(),
+            role: role(raft.role).into(),
+            term: raft.term,
+            leader: raft.leader,
+            last_log_index: raft.last_log,
+            committed_index: raft.committed,
+            applied_index: raft.applied,
+            snapshot_index: raft.snapshot,
+            purged_index: raft.purged,
+            members: raft.members.into_iter().map(member).collect(),
+            inodes: counters.inodes,
+            state_bytes: self.state.bytes_on_disk(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+fn role(role: Role) -> admin::Role {
+    match role {
+        Role::Learner => admin::Role::Learner,
+        Role::Follower => admin::Role::Follower,
+        Role::Candidate => admin::Role::Candidate,
+        Role::Leader => admin::Role::Leader,
+    }
+}
+
+fn member(member: MemberStatus) -> admin::Member {
+    admin::Member {
+        name: member.name,
+        incarnation: member.incarnation,
+        raft_addr: member.raft_addr,
+        grpc_addr: member.grpc_addr,
+        voter: member.voter,
+        matched_index: member.matched,
+    }
+}

@@ -1,0 +1,15 @@
+//! The actors: every piece of mutable state of a MetaServer belongs to one of them and changes only
+//! by a typed message in its mailbox.
+//!
+//! Each room has `messages.rs` (what it understands, and what it sends when that is its own), a
+//! state with its handlers, and `tests.rs`, where probes stand in for its neighbours.
+
+pub mod data_servers;
+pub mod gateway;
+mod proposer;
+pub mod raft_node;
+pub mod registrar;
+pub mod scheduler;
+pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;

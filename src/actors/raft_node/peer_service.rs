@@ -1,0 +1,177 @@
+//! The server side of [`super::peers`]: what other nodes ask of this one, on `raft_addr`.
+
+use std::time::{Duration, Instant};
+
+use actix::{MailboxError, Recipient};
+use futures::future::join_all;
+use tonic::{Request, Response, Status};
+
+use super::messages::{GetReadIndex, Leader, Propose, ProposeError, ReadError};
+use crate::domain::command::Applied;
+use crate::proto::convert::{applied_to_proto, command_from_proto, refusal_to_proto};
+use crate::proto::grpc_timeout;
+use crate::proto::raft as pb;
+use crate::proto::raft::peer_service_server::{PeerService, PeerServiceServer};
+use crate::raft::call_metadata::check;
+use crate::raft::channels::MAX_MESSAGE_BYTES;
+use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
+
+/// Answers other nodes. Knows the Raft node as recipients.
+pub struct PeerServer {
+    identity: Identity,
+    /// This node was started with `--bootstrap`.
+    bootstrap: bool,
+    propose: Recipient<Propose>,
+    read_index: Recipient<GetReadIndex>,
+}
+
+/// How long a forwarded request may take when it does not say.
+const DEFAULT_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take whatever it says.
+const LONGEST_TIME: Duration = Duration::from_secs(60);
+
+impl PeerServer {
+    /// The service, ready to be added to the server on `raft_addr`.
+    pub fn service(
+        identity: Identity,
+        bootstrap: bool,
+        propose: Recipient<Propose>,
+        read_index: Recipient<GetReadIndex>,
+    ) -> PeerServiceServer<Self> {
+        let server = PeerServer {
+            identity,
+            bootstrap,
+            propose,
+            read_index,
+        };
+        PeerServiceServer::new(server)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl PeerService for PeerServer {
+    async fn identify(
+        &self,
+        _: Request<pb::IdentifyRequest>,
+    ) -> Result<Response<pb::IdentifyResponse>, Status> {
+        Ok(Response::new(pb::IdentifyResponse {
+            name: self.identity.name().to_owned(),
+            incarnation: self.identity.incarnation(),
+            cluster_id: self
+                .identity
+                .cluster()
+                .map(|cluster| cluster.to_string())
+                .unwrap_or_default(),
+            bootstrap: self.bootstrap,
+        }))
+    }
+
+    async fn claim(&self, request: Request<pb::ClaimRequest>) -> Result<Response<pb::ClaimResponse>, Status> {
+        let pb::ClaimRequest {
+            cluster_id,
+            incarnation,
+        } = request.into_inner();
+        if incarnation != self.identity.incarnation() {
+            let ours = self.identity.incarnation();
+            return Err(Status::failed_precondition(format!(
+                "{} is incarnation {ours}, the claim is for {incarnation}",
+                self.identity.name()
+            )));
+        }
+        let wanted: ClusterId = cluster_id
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let cluster = match self.identity.claim(wanted) {
+            Ok(ClaimOutcome::Claimed | ClaimOutcome::AlreadyOurs) => wanted,
+            Ok(ClaimOutcome::Refused(ours)) => {
+                log::error!("refused to join cluster {wanted}: this node belongs to cluster {ours}");
+                ours
+            }
+            Err(error) => return Err(Status::unavailable(format!("cannot record the claim: {error}"))),
+        };
+        Ok(Response::new(pb::ClaimResponse {
+            cluster_id: cluster.to_string(),
+        }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        check(&self.identity, request.metadata())?;
+        let deadline = deadline(&request);
+        let commands = request.into_inner().commands.into_iter().map(command_from_proto);
+        let commands: Vec<_> = commands
+            .collect::<Result<_, _>>()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let proposals = commands.into_iter().map(|command| {
+            let (op, request_id) = (command.op, command.request_id);
+            // A clone a message: actix wakes a sender only once that met a full mailbox.
+            self.propose.clone().send(Propose {
+                op,
+                request_id,
+                deadline,
+                forwarded: true,
+            })
+        });
+        let results = join_all(proposals)
+            .await
+            .into_iter()
+            .map(result_to_proto)
+            .collect();
+        Ok(Response::new(pb::ProposeResponse { results }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        use pb::read_index_response::Result as P;
+        check(&self.identity, request.metadata())?;
+        let result = match self
+            .read_index
+            .send(GetReadIndex {
+                deadline: deadline(&request),
+            })
+            .await
+        {
+            Ok(Ok(index)) => P::Index(index),
+            Ok(Err(ReadError::NoLeader(leader))) => P::NotLeader(not_leader(leader)),
+            Ok(Err(error @ (ReadError::Unavailable(_) | ReadError::Overloaded))) => {
+                P::Unavailable(error.to_string())
+            }
+            Err(error) => P::Unavailable(error.to_string()),
+        };
+        Ok(Response::new(pb::ReadIndexResponse { result: Some(result) }))
+    }
+}
+
+/// When the caller stops waiting, as its `grpc-timeout` says.
+fn deadline<T>(request: &Request<T>) -> Instant {
+    let asked = grpc_timeout(request.metadata().as_ref());
+    Instant::now() + asked.unwrap_or(DEFAULT_TIME).min(LONGEST_TIME)
+}
+
+fn not_leader(leader: Option<Leader>) -> pb::NotLeader {
+    pb::NotLeader {
+        leader: leader.map(|leader| (&leader.node).into()),
+    }
+}
+
+fn result_to_proto(result: Result<Result<Applied, ProposeError>, MailboxError>) -> pb::ProposeResult {
+    use pb::propose_result::Result as P;
+    let result = match result {
+        Ok(Ok(applied)) => P::Outcome(applied_to_proto(&applied)),
+        Ok(Err(ProposeError::NotLeader(leader))) => P::NotLeader(not_leader(leader)),
+        Ok(Err(ProposeError::Unavailable(why))) => P::Unavailable(why),
+        Ok(Err(ProposeError::Unknown(why))) => P::Unknown(why),
+        Ok(Err(ProposeError::Refused(refusal))) => P::Refused(refusal_to_proto(&refusal)),
+        Ok(Err(ProposeError::Overloaded)) => P::Overloaded(pb::Done {}),
+        // A mailbox that closed under a message may have taken it.
+        Err(error) => P::Unknown(error.to_string()),
+    };
+    pb::ProposeResult { result: Some(result) }
+}

@@ -1,0 +1,203 @@
+//! What the Raft node asks of other nodes, and gRPC as the way to ask.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+
+use super::messages::{Leader, ProposeError};
+use crate::domain::command::{Applied, Command};
+use crate::proto::convert::{applied_from_proto, command_to_proto, refusal_from_proto};
+use crate::proto::raft as pb;
+use crate::proto::raft::peer_service_client::PeerServiceClient;
+use crate::raft::call_metadata::stamp;
+use crate::raft::channels::{Channels, Lane, MAX_MESSAGE_BYTES};
+use crate::raft::identity::{ClusterId, Identity};
+use crate::raft::types::NodeId;
+
+/// The answer to one forwarded proposal.
+pub type ProposalResult = Result<Applied, ProposeError>;
+
+/// A peer did not answer, or not with sense: whatever was asked may have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerError(pub String);
+
+/// What the Raft node asks of other nodes.
+pub trait Peers {
+    /// Sends commands to the leader; one answer each.
+    fn propose(
+        &self,
+        leader: &Leader,
+        commands: Vec<Command>,
+        deadline: Instant,
+    ) -> LocalBoxFuture<'static, Result<Vec<ProposalResult>, PeerError>>;
+
+    /// Asks the leader which log index a linearizable read must have seen applied.
+    fn read_index(
+        &self,
+        leader: &Leader,
+        deadline: Instant,
+    ) -> LocalBoxFuture<'static, Result<u64, PeerError>>;
+
+    /// The cluster that this node belongs to.
+    fn cluster_id(&self) -> Option<String>;
+}
+
+/// Other nodes, over gRPC.
+#[derive(Clone)]
+pub struct GrpcPeers {
+    identity: Identity,
+    channels: Channels,
+}
+
+impl GrpcPeers {
+    /// Asks in the name of `identity`.
+    pub fn new(identity: Identity, channels: Channels) -> Self {
+        GrpcPeers { identity, channels }
+    }
+
+    /// The port for the Raft node.
+    pub fn port(self) -> Rc<dyn Peers> {
+        Rc::new(self)
+    }
+
+    fn client(&self, raft_addr: &str) -> Result<PeerServiceClient<tonic::transport::Channel>, PeerError> {
+        let channel = self
+            .channels
+            .get(raft_addr, Lane::Peer)
+            .map_err(|error| PeerError(error.to_string()))?;
+        Ok(PeerServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    fn request<T>(
+        &self,
+        target: NodeId,
+        message: T,
+        within: Duration,
+    ) -> Result<tonic::Request<T>, PeerError> {
+        let mut request = tonic::Request::new(message);
+        stamp(&self.identity, target, request.metadata_mut())
+            .map_err(|error| PeerError(error.to_string()))?;
+        request.set_timeout(within);
+        Ok(request)
+    }
+
+    /// Asks the node at an address who it is.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn identify(
+        &self,
+        raft_addr: &str,
+        within: Duration,
+    ) -> Result<pb::IdentifyResponse, PeerError> {
+        let mut client = self.client(raft_addr)?;
+        let mut request = tonic::Request::new(pb::IdentifyRequest {});
+        request.set_timeout(within);
+        answered(within, client.identify(request)).await
+    }
+
+    /// Makes a fresh node a member-to-be of `cluster`; answers the cluster that it is in now.
+    ///
+    /// # Errors
+    /// When it does not answer in time: it may have been claimed.
+    pub async fn claim(
+        &self,
+        raft_addr: &str,
+        target: NodeId,
+        cluster: ClusterId,
+        within: Duration,
+    ) -> Result<String, PeerError> {
+        let mut client = self.client(raft_addr)?;
+        let message = pb::ClaimRequest {
+            cluster_id: cluster.to_string(),
+            incarnation: target,
+        };
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(within);
+        Ok(answered(within, client.claim(request)).await?.cluster_id)
+    }
+}
+
+/// The transport's own timeout is only as good as the connection: this one holds in any case.
+async fn answered<T>(
+    within: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, PeerError> {
+    match tokio::time::timeout(within, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(PeerError(format!("{}: {}", status.code(), status.message()))),
+        Err(_) => Err(PeerError(format!("no answer within {within:?}"))),
+    }
+}
+
+impl Peers for GrpcPeers {
+    fn propose(
+        &self,
+        leader: &Leader,
+        commands: Vec<Command>,
+        deadline: Instant,
+    ) -> LocalBoxFuture<'static, Result<Vec<ProposalResult>, PeerError>> {
+        let client = self.client(&leader.node.raft_addr);
+        let within = deadline.saturating_duration_since(Instant::now());
+        let message = pb::ProposeRequest {
+            commands: commands.iter().map(command_to_proto).collect(),
+        };
+        let request = self.request(leader.id, message, within);
+        async move {
+            let (mut client, request) = (client?, request?);
+            let response = answered(within, client.propose(request)).await?;
+            response.results.into_iter().map(result_from_proto).collect()
+        }
+        .boxed_local()
+    }
+
+    fn read_index(
+        &self,
+        leader: &Leader,
+        deadline: Instant,
+    ) -> LocalBoxFuture<'static, Result<u64, PeerError>> {
+        use pb::read_index_response::Result as P;
+        let client = self.client(&leader.node.raft_addr);
+        let within = deadline.saturating_duration_since(Instant::now());
+        let request = self.request(leader.id, pb::ReadIndexRequest {}, within);
+        async move {
+            let (mut client, request) = (client?, request?);
+            match answered(within, client.read_index(request)).await?.result {
+                Some(P::Index(index)) => Ok(index),
+                Some(P::NotLeader(_)) => Err(PeerError("it does not lead".to_owned())),
+                Some(P::Unavailable(why)) => Err(PeerError(why)),
+                None => Err(PeerError("empty answer".to_owned())),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn cluster_id(&self) -> Option<String> {
+        self.identity.cluster().map(|cluster| cluster.to_string())
+    }
+}
+
+fn result_from_proto(result: pb::ProposeResult) -> Result<ProposalResult, PeerError> {
+    use pb::propose_result::Result as P;
+    let senseless = |error: crate::proto::convert::DecodeError| PeerError(error.to_string());
+    Ok(
+        match result
+            .result
+            .ok_or_else(|| PeerError("empty answer".to_owned()))?
+        {
+            P::Outcome(outcome) => Ok(applied_from_proto(outcome).map_err(senseless)?),
+            // Who leads is not taken from here: openraft says so soon enough, and knows better.
+            P::NotLeader(_) => Err(ProposeError::NotLeader(None)),
+            P::Unknown(why) => Err(ProposeError::Unknown(why)),
+            P::Unavailable(why) => Err(ProposeError::Unavailable(why)),
+            P::Overloaded(_) => Err(ProposeError::Overloaded),
+            P::Refused(refusal) => Err(ProposeError::Refused(
+                refusal_from_proto(refusal).map_err(senseless)?,
+            )),
+        },
+    )
+}
