@@ -1,6 +1,8 @@
 //! MinFS: the metadata server of a distributed file system, replicated through Raft.
 
 pub mod actors;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod domain;
 mod durable;
