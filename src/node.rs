@@ -1,0 +1,371 @@
+//! The only wiring: builds the actors of one MetaServer, starts them and stops them.
+//!
+//! Order of starting: the identity first, since it locks the data directory; then what Raft needs to
+//! restore itself (store, log), Raft, the actors around it, and last the servers, so that nobody is
+//! let in before somebody is there. Stopping goes the other way, and begins by handing leadership
+//! over while clients are still served.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use actix::prelude::*;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+
+use crate::actors::data_servers::{DataServersActor, DataServersSettings};
+use crate::actors::gateway::{self, GatewayActor, GatewayNeighbours, GatewaySettings};
+use crate::actors::raft_node::consensus::{Openraft, Raft};
+use crate::actors::raft_node::membership::Membership;
+use crate::actors::raft_node::messages::{HandOver, Subscribe};
+use crate::actors::raft_node::peer_service::PeerServer;
+use crate::actors::raft_node::peers::GrpcPeers;
+use crate::actors::raft_node::{RaftNodeActor, RaftNodeSettings, watch_raft};
+use crate::actors::registrar::messages::Unregister;
+use crate::actors::registrar::{Registrar, RegistrarSettings};
+use crate::actors::scheduler::{SchedulerActor, SchedulerSettings};
+use crate::actors::store::{CloseStore, StoreActor};
+use crate::config::NodeSettings;
+use crate::raft::channels::{Channels, server_builder};
+use crate::raft::config::{RaftSettings, openraft_config};
+use crate::raft::identity::Identity;
+use crate::raft::log_store::{LogLimits, LogStore};
+use crate::raft::network::Network;
+use crate::raft::server::RaftServer;
+use crate::raft::state_machine::{StateMachine, StateMachinePort};
+use crate::storage::{Storage, StorageOptions};
+
+/// How long a clean stop may take to hand leadership over.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why a MetaServer did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error("data directory {dir}: {source}")]
+    Data {
+        /// Which one.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// Which one.
+        addr: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Raft did not start.
+    #[error("cannot start Raft: {0}")]
+    Raft(String),
+    /// The node stopped by itself rather than answer from a state it cannot trust.
+    #[error("the node cannot go on: {0}")]
+    Fatal(String),
+}
+
+/// A running MetaServer.
+pub struct Node {
+    raft: Raft,
+    raft_node: Addr<RaftNodeActor>,
+    store: Addr<StoreActor>,
+    gateway: Addr<GatewayActor>,
+    registrar: Addr<Registrar>,
+    raft_server: JoinHandle<()>,
+    watch: JoinHandle<()>,
+    fatal: oneshot::Receiver<String>,
+    /// Keeps the data directory locked.
+    _identity: Identity,
+}
+
+impl Node {
+    /// Starts a MetaServer; with `bootstrap` it forms a cluster of `raft.peers` unless there is one.
+    /// To be called within an actix system.
+    ///
+    /// # Errors
+    /// When the data directory or an address cannot be used, or what lies there cannot be read.
+    pub async fn start(settings: NodeSettings, bootstrap: bool) -> Result<Node, NodeError> {
+        let config = &settings.config;
+        let data = |source| NodeError::Data {
+            dir: settings.data_dir.clone(),
+            source,
+        };
+        let identity = Identity::open(&settings.data_dir, &settings.name).map_err(data)?;
+        let grpc_listener = listen(&settings.grpc_listen).await?;
+        let raft_listener = listen(&settings.raft_listen).await?;
+
+        let options = StorageOptions {
+            dir: settings.data_dir.clone(),
+            map_size: config.database.map_size,
+        };
+        let storage = Storage::open(&options).map_err(|error| data(error.into()))?;
+        let reader = storage.reader();
+        let (store, applied) = StoreActor::new(storage).map_err(data)?;
+        let store = store.start();
+
+        let channels = Channels::default();
+        let raft = start_raft(&settings, &identity, &channels, &store).await?;
+
+        let peers = GrpcPeers::new(identity.clone(), channels);
+        let (raft_node, data_servers) = start_raft_node(&settings, &raft, &peers, applied, &reader);
+        let scheduler = SchedulerActor::new(
+            SchedulerSettings {
+                heartbeat_timeout: config.cluster.heartbeat_timeout,
+                gc_interval: config.scheduler.gc_interval,
+            },
+            reader.clone(),
+            raft_node.clone().recipient(),
+            data_servers.clone().recipient(),
+        )
+        .start();
+        let registrar = Registrar::new(
+            RegistrarSettings {
+                node_name: settings.name.clone(),
+                grpc_addr: settings.peer.grpc_addr.clone(),
+                endpoints: config.etcd.endpoints.clone(),
+                timeout: config.etcd.timeout,
+                data_server_key_prefix: config.etcd.data_server_key_prefix.clone(),
+            },
+            data_servers.clone().recipient(),
+            data_servers.clone().recipient(),
+        )
+        .start();
+        let gateway = gateway::start(
+            gateway_settings(&settings),
+            GatewayNeighbours {
+                propose: raft_node.clone().recipient(),
+                await_read: raft_node.clone().recipient(),
+                get_status: raft_node.clone().recipient(),
+                heartbeat: data_servers.clone().recipient(),
+                get_reports: data_servers.clone().recipient(),
+            },
+            reader,
+            grpc_listener,
+        );
+        for subscriber in [
+            data_servers.recipient(),
+            scheduler.recipient(),
+            registrar.clone().recipient(),
+            gateway.clone().recipient(),
+        ] {
+            raft_node.do_send(Subscribe(subscriber));
+        }
+
+        let snapshots = settings.data_dir.join("raft").join("snapshots");
+        let raft_server = RaftServer::new(raft.clone(), identity.clone(), &snapshots).map_err(data)?;
+        let serve = server_builder()
+            .add_service(raft_server.into_service())
+            .add_service(PeerServer::service(
+                identity.clone(),
+                bootstrap,
+                raft_node.clone().recipient(),
+                raft_node.clone().recipient(),
+            ))
+            .serve_with_incoming(TcpIncoming::from(raft_listener).with_nodelay(Some(true)));
+        let raft_server = tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                log::error!("the server for peers stopped: {error}");
+            }
+        });
+
+        let membership = Membership::new(raft.clone(), identity.clone(), peers, config.raft.peers.clone());
+        actix::spawn(membership.run(bootstrap));
+        let (interval, threshold) = (config.raft.snapshot_interval, config.raft.snapshot_threshold);
+        actix::spawn(take_snapshots(raft.clone(), interval, threshold));
+        let (failed, fatal) = oneshot::channel();
+        let silence = config.raft.timing().election_timeout_max * 2;
+        let watched = watch_raft(raft.clone(), raft_node.clone(), silence);
+        let watch = actix::spawn(async move {
+            // Nobody is told once the node is being stopped.
+            let _ = failed.send(watched.await);
+        });
+
+        log::info!(
+            "{} serves clients on {} and peers on {}, data in {}, incarnation {}",
+            settings.name,
+            settings.grpc_listen,
+            settings.raft_listen,
+            settings.data_dir.display(),
+            identity.incarnation()
+        );
+        Ok(Node {
+            raft,
+            raft_node,
+            store,
+            gateway,
+            registrar,
+            raft_server,
+            watch,
+            fatal,
+            _identity: identity,
+        })
+    }
+
+    /// Waits until the node cannot go on, and says why: an I/O error in the log or the state.
+    pub async fn failed(&mut self) -> NodeError {
+        match (&mut self.fatal).await {
+            Ok(why) => NodeError::Fatal(why),
+            Err(_) => NodeError::Fatal("Raft has stopped".to_owned()),
+        }
+    }
+
+    /// Stops cleanly: hands leadership over while clients are still served, lets requests finish,
+    /// takes the node out of discovery, and flushes the state.
+    pub async fn stop(self) {
+        log::info!("stopping");
+        match self
+            .raft_node
+            .send(HandOver {
+                within: HAND_OVER_WITHIN,
+            })
+            .await
+        {
+            Ok(true) => {}
+            Ok(false) => log::warn!("no other node took leadership over; the others will elect a leader"),
+            Err(error) => log::warn!("leadership was not handed over: {error}"),
+        }
+        if let Err(error) = self.gateway.send(gateway::messages::Stop).await {
+            log::warn!("requests under way were cut off: {error}");
+        }
+        if let Err(error) = self.registrar.send(Unregister).await {
+            log::warn!("not taken out of discovery: {error}");
+        }
+        // Whoever uses Raft goes first. Peers' streams never end by themselves: nobody waits for them.
+        self.watch.abort();
+        self.raft_server.abort();
+        if let Err(error) = self.raft.shutdown().await {
+            log::warn!("Raft did not stop cleanly: {error}");
+        }
+        match self.store.send(CloseStore).await {
+            Ok(Ok(())) => log::info!("stopped"),
+            Ok(Err(error)) => log::warn!("the state was not flushed: {error}"),
+            Err(error) => log::warn!("the store did not close: {error}"),
+        }
+    }
+}
+
+async fn listen(addr: &str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(addr).await.map_err(|source| NodeError::Listen {
+        addr: addr.to_owned(),
+        source,
+    })
+}
+
+async fn start_raft(
+    settings: &NodeSettings,
+    identity: &Identity,
+    channels: &Channels,
+    store: &Addr<StoreActor>,
+) -> Result<Raft, NodeError> {
+    let timing = settings.config.raft.timing();
+    let raft_config = openraft_config(&RaftSettings {
+        heartbeat: timing.heartbeat_interval,
+        election_min: timing.election_timeout_min,
+        election_max: timing.election_timeout_max,
+        entries_kept: settings.config.raft.snapshot_threshold,
+        ..RaftSettings::default()
+    })
+    .map_err(|error| NodeError::Raft(error.to_string()))?;
+    let log_dir = settings.data_dir.join("raft").join("log");
+    let log = LogStore::open(&log_dir, LogLimits::default()).map_err(|source| NodeError::Data {
+        dir: log_dir.clone(),
+        source,
+    })?;
+    let state_machine = StateMachine::new(StateMachinePort {
+        applied: store.clone().recipient(),
+        apply: store.clone().recipient(),
+        build_snapshot: store.clone().recipient(),
+        install_snapshot: store.clone().recipient(),
+        current_snapshot: store.clone().recipient(),
+    });
+    let network = Network::new(identity.clone(), channels.clone());
+    Raft::new(identity.incarnation(), raft_config, network, log, state_machine)
+        .await
+        .map_err(|error| NodeError::Raft(error.to_string()))
+}
+
+/// The two know each other: proposals need plans, and registrations are proposals.
+fn start_raft_node(
+    settings: &NodeSettings,
+    raft: &Raft,
+    peers: &GrpcPeers,
+    applied: crate::actors::store::AppliedIndex,
+    reader: &crate::storage::StateReader,
+) -> (Addr<RaftNodeActor>, Addr<DataServersActor>) {
+    let config = &settings.config;
+    let (sender, mut data_servers) = oneshot::channel();
+    let raft_node = RaftNodeActor::create(|ctx| {
+        let actor = DataServersActor::new(
+            DataServersSettings {
+                heartbeat_timeout: config.cluster.heartbeat_timeout,
+                permanent_down_threshold: config.cluster.permanent_down_threshold,
+                block_size: config.scheduler.block_size,
+                replication: config.cluster.default_replication,
+            },
+            reader.clone(),
+            ctx.address().recipient(),
+        )
+        .start();
+        let plan = actor.clone().recipient();
+        let _ = sender.send(actor);
+        RaftNodeActor::new(
+            RaftNodeSettings {
+                name: settings.name.clone(),
+                reads: config.reads,
+                max_waiting: config.server.max_in_flight * config.raft.peers.len().max(1),
+            },
+            Openraft::new(raft.clone()),
+            peers.clone().port(),
+            plan,
+            applied,
+        )
+    });
+    match data_servers.try_recv() {
+        Ok(data_servers) => (raft_node, data_servers),
+        Err(_) => unreachable!("`create` has run its closure, which sends the address"),
+    }
+}
+
+fn gateway_settings(settings: &NodeSettings) -> GatewaySettings {
+    let config = &settings.config;
+    GatewaySettings {
+        node_name: settings.name.clone(),
+        grpc_addr: settings.peer.grpc_addr.clone(),
+        peers: config
+            .raft
+            .peers
+            .iter()
+            .map(|peer| (peer.id.clone(), peer.grpc_addr.clone()))
+            .collect(),
+        request_timeout: config.server.request_timeout,
+        max_in_flight: config.server.max_in_flight,
+        max_file_size: config.cluster.max_file_size,
+    }
+}
+
+/// Asks every `interval` whether enough entries were applied since the newest snapshot.
+async fn take_snapshots(raft: Raft, interval: Duration, threshold: u64) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let (running, applied, covered) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let covered = metrics.snapshot.map_or(0, |id| id.index);
+            (
+                metrics.running_state.is_ok(),
+                metrics.last_applied.map_or(0, |id| id.index),
+                covered,
+            )
+        };
+        if !running {
+            return;
+        }
+        if applied.saturating_sub(covered) >= threshold && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A network of a test's own, whose cables can be pulled: each node lives in a network namespace with
+//! two of them, one to the switch that the nodes share and one to the test. Needs to be root.
+//!
+//! Everything is named after the test's process and removed when the test ends; what a killed test
+//! left behind is removed by the next.
+
+use std::io::Write;
+use std::process::Command;
+
+use super::cluster::Place;
+
+/// Namespaces on one bridge.
+pub struct Network {
+    tag: String,
+    places: Vec<Place>,
+}
+
+impl Network {
+    /// `count` places. `None` when that is not permitted, and the test is skipped; never so in CI.
+    pub fn new(count: usize) -> Option<Network> {
+        remove_leftovers();
+        let tag = format!("{:x}", std::process::id());
+        let mut network = Network {
+            tag,
+            places: Vec::new(),
+        };
+        match network.build(count) {
+            Ok(()) => Some(network),
+            Err(error) => {
+                assert!(
+                    std::env::var_os("CI").is_none(),
+                    "network namespaces do not work here: {error}"
+                );
+                let test = std::thread::current().name().unwrap_or("?").to_owned();
+                // Not eprintln, which the test harness keeps to itself.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "SKIPPED {test}: network namespaces do not work here (root is needed): {error}"
+                );
+                None
+            }
+        }
+    }
+
+    /// The places, for a cluster's setup.
+    pub fn places(&self) -> Vec<Place> {
+        self.places.clone()
+    }
+
+    /// Pulls the cable between a place and the switch; the one to the test stays.
+    pub fn cut(&self, n: usize) {
+        ip(&format!("link set {} down", self.peer_cable(n))).unwrap();
+    }
+
+    /// Puts it back.
+    pub fn heal(&self, n: usize) {
+        ip(&format!("link set {} up", self.peer_cable(n))).unwrap();
+    }
+
+    fn bridge(&self) -> String {
+        format!("mfb{}", self.tag)
+    }
+
+    fn peer_cable(&self, n: usize) -> String {
+        format!("mfp{}-{n}", self.tag)
+    }
+
+    fn test_cable(&self, n: usize) -> String {
+        format!("mft{}-{n}", self.tag)
+    }
+
+    fn build(&mut self, count: usize) -> Result<(), String> {
+        let bridge = self.bridge();
+        let tests_net = free_net()?;
+        for n in 0..count {
+            let namespace = format!("{PREFIX}{}-{n}", self.tag);
+            ip(&format!("netns add {namespace}"))?;
+            // The addresses between the nodes exist nowhere but on their own switch.
+            self.places.push(Place {
+                raft_host: format!("10.99.0.{}", n + 1),
+                grpc_host: format!("{tests_net}.{}", 4 * n + 2),
+                namespace,
+            });
+        }
+        ip(&format!("link add {bridge} type bridge"))?;
+        ip(&format!("link set {bridge} up"))?;
+        for (n, place) in self.places.iter().enumerate() {
+            let (ns, peer, test) = (&place.namespace, self.peer_cable(n), self.test_cable(n));
+            ip(&format!("link add {peer} type veth peer name peers netns {ns}"))?;
+            ip(&format!("link set {peer} master {bridge}"))?;
+            ip(&format!("link set {peer} up"))?;
+            ip(&format!("link add {test} type veth peer name tests netns {ns}"))?;
+            ip(&format!("addr add {tests_net}.{}/30 dev {test}", 4 * n + 1))?;
+            ip(&format!("link set {test} up"))?;
+            ip(&format!("-n {ns} addr add {}/24 dev peers", place.raft_host))?;
+            ip(&format!("-n {ns} addr add {}/30 dev tests", place.grpc_host))?;
+            for device in ["lo", "peers", "tests"] {
+                ip(&format!("-n {ns} link set {device} up"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for (n, place) in self.places.iter().enumerate() {
+            // With the namespace goes one end of each cable, and with that the other.
+            let _ = ip(&format!("netns del {}", place.namespace));
+            let _ = ip(&format!("link del {}", self.peer_cable(n)));
+            let _ = ip(&format!("link del {}", self.test_cable(n)));
+        }
+        let _ = ip(&format!("link del {}", self.bridge()));
+    }
+}
+
+/// What the names of all namespaces begin with.
+const PREFIX: &str = "minfs-test-";
+
+/// The first three numbers of a network that this machine does not know yet.
+fn free_net() -> Result<String, String> {
+    let known = ip("-4 -o addr show")?;
+    let nets = (0..250).map(|n| format!("10.213.{}", (n + std::process::id()) % 250));
+    nets.into_iter()
+        .find(|net| !known.contains(&format!("{net}.")))
+        .ok_or_else(|| "no free network".to_owned())
+}
+
+/// Of tests whose process is gone.
+fn remove_leftovers() {
+    let Ok(namespaces) = ip("netns list") else { return };
+    for line in namespaces.lines() {
+        let Some(name) = line
+            .split_whitespace()
+            .next()
+            .filter(|name| name.starts_with(PREFIX))
+        else {
+            continue;
+        };
+        let Some((tag, _)) = name[PREFIX.len()..].split_once('-') else {
+            continue;
+        };
+        let Ok(process) = u32::from_str_radix(tag, 16) else {
+            continue;
+        };
+        if !std::path::Path::new(&format!("/proc/{process}")).exists() {
+            let _ = ip(&format!("netns del {name}"));
+            let _ = ip(&format!("link del mfb{tag}"));
+        }
+    }
+}
+
+fn ip(arguments: &str) -> Result<String, String> {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .map_err(|error| format!("ip {arguments}: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!(
+            "ip {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+    }
+}
