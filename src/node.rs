@@ -18,7 +18,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::actors::data_servers::{DataServersActor, DataServersSettings};
 use crate::actors::gateway::{self, GatewayActor, GatewayNeighbours, GatewaySettings};
-use crate::actors::raft_node::consensus::{Openraft, Raft};
+use crate::actors::raft_node::consensus::Openraft;
 use crate::actors::raft_node::membership::Membership;
 use crate::actors::raft_node::messages::{HandOver, Subscribe};
 use crate::actors::raft_node::peer_service::PeerServer;
@@ -34,8 +34,9 @@ use crate::raft::config::{RaftSettings, openraft_config};
 use crate::raft::identity::Identity;
 use crate::raft::log_store::{LogLimits, LogStore};
 use crate::raft::network::Network;
-use crate::raft::server::RaftServer;
+use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::{StateMachine, StateMachinePort};
+use crate::raft::{log_dir, snapshot_dir};
 use crate::storage::{Storage, StorageOptions};
 
 /// How long a clean stop may take to hand leadership over.
@@ -155,7 +156,7 @@ impl Node {
             raft_node.do_send(Subscribe(subscriber));
         }
 
-        let snapshots = settings.data_dir.join("raft").join("snapshots");
+        let snapshots = snapshot_dir(&settings.data_dir);
         let raft_server = RaftServer::new(raft.clone(), identity.clone(), &snapshots).map_err(data)?;
         let serve = server_builder()
             .add_service(raft_server.into_service())
@@ -270,7 +271,7 @@ async fn start_raft(
         ..RaftSettings::default()
     })
     .map_err(|error| NodeError::Raft(error.to_string()))?;
-    let log_dir = settings.data_dir.join("raft").join("log");
+    let log_dir = log_dir(&settings.data_dir);
     let log = LogStore::open(&log_dir, LogLimits::default()).map_err(|source| NodeError::Data {
         dir: log_dir.clone(),
         source,

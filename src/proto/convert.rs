@@ -41,8 +41,8 @@ fn invalid(what: impl Into<String>) -> DecodeError {
 }
 
 /// The bytes of one log entry.
-pub fn encode_batch(commands: &[Command]) -> Bytes {
-    let commands = commands.iter().map(command_to_proto).collect();
+pub fn encode_batch<'c>(commands: impl IntoIterator<Item = &'c Command>) -> Bytes {
+    let commands = commands.into_iter().map(command_to_proto).collect();
     pb::CommandBatch {
         version: BATCH_VERSION,
         commands,

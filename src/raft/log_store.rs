@@ -124,14 +124,6 @@ impl LogStore {
         })
     }
 
-    /// Bytes of the log's files.
-    ///
-    /// # Errors
-    /// The log is out of order.
-    pub fn bytes_on_disk(&self) -> io::Result<u64> {
-        Ok(self.lock()?.on_disk_size())
-    }
-
     fn lock(&self) -> io::Result<MutexGuard<'_, RaftLog<DiskTypes>>> {
         // A panic halfway through a write leaves a log that nothing is known about.
         self.inner

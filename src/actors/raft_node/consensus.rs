@@ -14,11 +14,8 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::{RaftMetrics, ServerState};
 
 use super::messages::{Leader, LeadershipChanged, MemberStatus, RaftStatus, Role};
-use crate::raft::state_machine::StateMachine;
+use crate::raft::server::Raft;
 use crate::raft::types::{Batch, BatchOutcome, NodeId, TypeConfig};
-
-/// openraft with our state machine.
-pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// What the Raft node asks of consensus.
 pub trait Consensus {

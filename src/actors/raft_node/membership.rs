@@ -16,10 +16,10 @@ use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 
-use super::consensus::Raft;
 use super::peers::GrpcPeers;
 use crate::config::Peer;
 use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
+use crate::raft::server::Raft;
 use crate::raft::types::{Node, NodeId, TypeConfig};
 
 /// How often the leader looks whether the membership is what it should be.

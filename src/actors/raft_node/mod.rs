@@ -23,6 +23,7 @@ use crate::actors::store::AppliedIndex;
 use crate::config::ReadMode;
 use crate::domain::command::{AllocationPlan, Op, Refusal};
 use crate::proto::convert::encode_batch;
+use crate::raft::server::Raft;
 use crate::raft::types::Batch;
 
 pub mod consensus;
@@ -35,7 +36,7 @@ mod reads;
 #[cfg(test)]
 mod tests;
 
-use consensus::{Consensus, Raft, ReadIndexError, WriteError};
+use consensus::{Consensus, ReadIndexError, WriteError};
 use messages::*;
 use peers::{PeerError, Peers, ProposalResult};
 use proposals::{Proposal, Queue, Route};
@@ -171,8 +172,8 @@ impl RaftNodeActor {
                 proposal.command.time_ms = time_ms;
                 proposal.sent();
             }
-            let commands: Vec<_> = batch.iter().map(|proposal| proposal.command.clone()).collect();
-            let written = self.consensus.write(Batch(encode_batch(&commands)));
+            let entry = Batch(encode_batch(batch.iter().map(|proposal| &proposal.command)));
+            let written = self.consensus.write(entry);
             self.in_flight += 1;
             ctx.spawn(written.into_actor(self).map(move |result, actor, ctx| {
                 actor.in_flight -= 1;
