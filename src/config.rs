@@ -119,7 +119,8 @@ pub struct Peer {
 /// `scheduler`: upkeep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scheduler {
-    /// `fsck_interval`: between two looks for blocks with too few or too many replicas.
+    /// `fsck_interval`: between two looks at all replicas. What DataServers report in between is seen to
+    /// earlier.
     pub fsck_interval: Duration,
     /// `gc_interval`: between two rounds of deleting garbage blocks.
     pub gc_interval: Duration,
@@ -127,6 +128,14 @@ pub struct Scheduler {
     pub block_size: u64,
     /// `max_concurrent_repairs`: blocks being copied at once.
     pub max_concurrent_repairs: usize,
+    /// `write_lease`: a write that is neither finalized nor goes on for so long is abandoned.
+    pub write_lease: Duration,
+    /// `orphan_grace`: a block that DataServers hold and no record names is left alone for so long.
+    /// Longer than `write_lease`.
+    pub orphan_grace: Duration,
+    /// `mass_delete_share`: where more than this share of a DataServer's blocks is in nobody's records,
+    /// they are not deleted before an operator allows it. More than 0, at most 1.
+    pub mass_delete_share: f64,
 }
 
 /// `logging`: what is logged, and where. `crate::logging` obeys it.
@@ -324,6 +333,9 @@ impl Default for Scheduler {
             gc_interval: Duration::from_secs(60),
             block_size: 4 * MIB,
             max_concurrent_repairs: 100,
+            write_lease: Duration::from_secs(3600),
+            orphan_grace: Duration::from_secs(2 * 3600),
+            mass_delete_share: 0.2,
         }
     }
 }

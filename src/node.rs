@@ -26,7 +26,7 @@ use crate::actors::raft_node::peers::GrpcPeers;
 use crate::actors::raft_node::{RaftNodeActor, RaftNodeSettings, watch_raft};
 use crate::actors::registrar::messages::Unregister;
 use crate::actors::registrar::{Registrar, RegistrarSettings};
-use crate::actors::scheduler::{SchedulerActor, SchedulerSettings};
+use crate::actors::scheduler::{SchedulerActor, SchedulerNeighbours, SchedulerSettings};
 use crate::actors::store::{CloseStore, StoreActor};
 use crate::config::NodeSettings;
 use crate::raft::channels::{Channels, server_builder};
@@ -41,6 +41,9 @@ use crate::storage::{Storage, StorageOptions};
 
 /// How long a clean stop may take to hand leadership over.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often the leader's upkeep looks for what should not wait for its next pass.
+const UPKEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a MetaServer did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +119,22 @@ impl Node {
         let scheduler = SchedulerActor::new(
             SchedulerSettings {
                 heartbeat_timeout: config.cluster.heartbeat_timeout,
+                look_interval: UPKEEP_LOOK_INTERVAL,
+                fsck_interval: config.scheduler.fsck_interval,
                 gc_interval: config.scheduler.gc_interval,
+                write_lease: config.scheduler.write_lease,
+                orphan_grace: config.scheduler.orphan_grace,
+                mass_delete_share: config.scheduler.mass_delete_share,
             },
             reader.clone(),
-            raft_node.clone().recipient(),
-            data_servers.clone().recipient(),
+            SchedulerNeighbours {
+                propose: raft_node.clone().recipient(),
+                read_index: raft_node.clone().recipient(),
+                check_health: data_servers.clone().recipient(),
+                reports: data_servers.clone().recipient(),
+                repair: data_servers.clone().recipient(),
+                remove: data_servers.clone().recipient(),
+            },
         )
         .start();
         let registrar = Registrar::new(
@@ -143,6 +157,9 @@ impl Node {
                 get_status: raft_node.clone().recipient(),
                 heartbeat: data_servers.clone().recipient(),
                 get_reports: data_servers.clone().recipient(),
+                get_orders: data_servers.clone().recipient(),
+                get_upkeep: scheduler.clone().recipient(),
+                allow_mass_delete: scheduler.clone().recipient(),
             },
             reader,
             grpc_listener,
@@ -306,6 +323,7 @@ fn start_raft_node(
                 permanent_down_threshold: config.cluster.permanent_down_threshold,
                 block_size: config.scheduler.block_size,
                 replication: config.cluster.default_replication,
+                max_concurrent_repairs: config.scheduler.max_concurrent_repairs,
             },
             reader.clone(),
             ctx.address().recipient(),

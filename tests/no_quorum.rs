@@ -72,14 +72,16 @@ async fn answers(cluster: &Cluster, n: usize) -> Vec<(&'static str, Duration, Re
             get_block_locations,
             GetBlockLocationsRequest {
                 path: path(),
-                size: 0
+                size: 0,
+                ..GetBlockLocationsRequest::default()
             }
         ),
         ask!(
             get_block_locations,
             GetBlockLocationsRequest {
                 path: path(),
-                size: 1 << 20
+                size: 1 << 20,
+                ..GetBlockLocationsRequest::default()
             }
         ),
         ask!(

@@ -58,6 +58,7 @@ async fn an_old_client_at_a_follower() {
     let allocate = GetBlockLocationsRequest {
         path: path.clone(),
         size,
+        ..Default::default()
     };
     let blocks = meta.get_block_locations(allocate).await.unwrap().into_inner();
     assert_eq!(blocks.block_locations.len(), 9);
@@ -69,6 +70,7 @@ async fn an_old_client_at_a_follower() {
         inode: blocks.inode,
         size,
         md5: md5.clone(),
+        ..Default::default()
     };
     assert!(meta.finalize_write(finalize).await.unwrap().into_inner().success);
 
@@ -107,6 +109,7 @@ async fn an_old_client_at_a_follower() {
     let read = GetBlockLocationsRequest {
         path: path.clone(),
         size: 0,
+        ..Default::default()
     };
     let again = meta.get_block_locations(read).await.unwrap().into_inner();
     let ids = |blocks: &GetBlockLocationsResponse| -> Vec<_> {
@@ -148,6 +151,7 @@ async fn an_old_client_at_a_follower() {
     let allocate = GetBlockLocationsRequest {
         path: second.clone(),
         size: 4 * BLOCK,
+        ..Default::default()
     };
     let blocks = meta.get_block_locations(allocate).await.unwrap().into_inner();
     assert_eq!(blocks.block_locations.len(), 4);

@@ -223,16 +223,19 @@ fn check_what_clients_exchange_with_metaservers(goldens: &mut Goldens) {
         GetBlockLocationsRequest {
             path: text("/a"),
             size: 300,
+            staged: true,
         },
         &[
             b"\x0a\x02/a",   // 1 path
             b"\x10\xac\x02", // 2 size: 300
+            b"\x18\x01",     // 3 staged
         ],
     );
     goldens.check(
         GetBlockLocationsRequest {
             path: text("/a"),
             size: -1,
+            staged: false,
         },
         // A negative size, which is answered as a mistake, must arrive as one.
         &[b"\x0a\x02/a", b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"],
@@ -256,12 +259,14 @@ fn check_what_clients_exchange_with_metaservers(goldens: &mut Goldens) {
             inode: 9,
             size: 300,
             md5: text("d4"),
+            staged_block: 300,
         },
         &[
             b"\x0a\x02/a",   // 1 path
             b"\x10\x09",     // 2 inode
             b"\x18\xac\x02", // 3 size: 300
             b"\x22\x02d4",   // 4 md5
+            b"\x28\xac\x02", // 5 staged_block: 300
         ],
     );
     goldens.check(GetClusterInfoRequest {}, &[]);
@@ -353,6 +358,7 @@ fn check_what_dataservers_exchange_with_metaservers(goldens: &mut Goldens) {
             free_space: 1 << 35,
             block_ids_report: vec![1, 300, 1 << 62],
             total_capacity: 1 << 42,
+            corrupt_block_ids: vec![7, 300],
         },
         &[
             b"\x0a\x02ds",                           // 1 dataServer_id
@@ -362,6 +368,7 @@ fn check_what_dataservers_exchange_with_metaservers(goldens: &mut Goldens) {
             b"\x2a\x0c\x01\xac\x02",                 // 5 block_ids_report, packed: 1, 300,
             b"\x80\x80\x80\x80\x80\x80\x80\x80\x40", // 2^62
             b"\x30\x80\x80\x80\x80\x80\x80\x01",     // 6 total_capacity: 2^42
+            b"\x3a\x03\x07\xac\x02",                 // 7 corrupt_block_ids, packed
         ],
     );
     let unpacked = HeartbeatRequest::decode(&b"\x28\x01\x28\xac\x02"[..]).unwrap();
@@ -394,10 +401,12 @@ fn check_what_dataservers_exchange_with_metaservers(goldens: &mut Goldens) {
                     targets: vec![],
                 },
             ],
+            cluster_id: text("c"),
         },
         &[
             b"\x0a\x02\x10\x05", // 1 commands; DELETE_BLOCK is 0 and so is not sent
             b"\x0a\x04\x08\x01\x10\x06",
+            b"\x12\x01c", // 2 cluster_id
         ],
     );
 }
@@ -513,30 +522,43 @@ fn check_what_clients_exchange_with_dataservers(goldens: &mut Goldens) {
     let metadata = WriteBlockMetadata {
         block_id: 300,
         replica_locations: vec![text("a:1"), text("b:2")],
+        length: Some(1),
+        crc32c: Some(300),
     };
     let metadata_fields: &[&[u8]] = &[
         b"\x08\xac\x02", // 1 block_id: 300
         b"\x12\x03a:1",  // 2 replica_locations
         b"\x12\x03b:2",
+        b"\x18\x01",     // 3 length
+        b"\x20\xac\x02", // 4 crc32c: 300
     ];
     goldens.check(metadata.clone(), metadata_fields);
     goldens.check(
         WriteBlockRequest {
             content: Some(write_block_request::Content::Metadata(metadata)),
         },
-        &[b"\x0a\x0d", &metadata_fields.concat()], // 1 metadata
+        &[b"\x0a\x12", &metadata_fields.concat()], // 1 metadata
     );
     goldens.check(
         WriteBlockRequest {
-            content: Some(write_block_request::Content::ChunkData(b"\x00\xff".to_vec())),
+            content: Some(write_block_request::Content::ChunkData((&b"\x00\xff"[..]).into())),
         },
         &[b"\x12\x02\x00\xff"], // 2 chunk_data
     );
-    goldens.check(WriteBlockResponse { success: true }, &[b"\x08\x01"]);
+    goldens.check(
+        WriteBlockResponse {
+            success: true,
+            failed_replicas: vec![text("a:1")],
+        },
+        &[
+            b"\x08\x01",    // 1 success
+            b"\x12\x03a:1", // 2 failed_replicas
+        ],
+    );
     goldens.check(ReadBlockRequest { block_id: 300 }, &[b"\x08\xac\x02"]);
     goldens.check(
         ReadBlockResponse {
-            chunk_data: b"\x00\xff".to_vec(),
+            chunk_data: (&b"\x00\xff"[..]).into(),
         },
         &[b"\x0a\x02\x00\xff"], // 1 chunk_data
     );
@@ -808,27 +830,34 @@ fn messages_have_the_contracts_fields_numbers_and_types() {
         ("ListDirectoryRequest", "1: string path"),
         ("ListDirectoryResponse", "1: repeated StatInfo nodes"),
         ("DeleteNodeRequest", "1: string path, 2: bool recursive"),
-        ("GetBlockLocationsRequest", "1: string path, 2: int64 size"),
+        (
+            "GetBlockLocationsRequest",
+            "1: string path, 2: int64 size, 3: bool staged",
+        ),
         (
             "GetBlockLocationsResponse",
             "1: uint64 inode, 2: repeated BlockLocations block_locations",
         ),
         (
             "FinalizeWriteRequest",
-            "1: string path, 2: uint64 inode, 3: int64 size, 4: string md5",
+            "1: string path, 2: uint64 inode, 3: int64 size, 4: string md5, 5: uint64 staged_block",
         ),
         ("GetClusterInfoRequest", ""),
         ("GetClusterInfoResponse", "1: ClusterInfo clusterInfo"),
         (
             "HeartbeatRequest",
             "1: string dataServer_id, 2: string dataServer_addr, 3: uint64 block_count, \
-             4: uint64 free_space, 5: repeated uint64 block_ids_report, 6: uint64 total_capacity",
+             4: uint64 free_space, 5: repeated uint64 block_ids_report, 6: uint64 total_capacity, \
+             7: repeated uint64 corrupt_block_ids",
         ),
         (
             "Command",
             "1: Command.Action action, 2: uint64 block_id, 3: repeated string targets",
         ),
-        ("HeartbeatResponse", "1: repeated Command commands"),
+        (
+            "HeartbeatResponse",
+            "1: repeated Command commands, 2: string cluster_id",
+        ),
         ("GetReplicationInfoRequest", "1: string path"),
         (
             "BlockReplicationInfo",
@@ -883,13 +912,17 @@ fn messages_have_the_contracts_fields_numbers_and_types() {
         ),
         (
             "WriteBlockMetadata",
-            "1: uint64 block_id, 2: repeated string replica_locations",
+            "1: uint64 block_id, 2: repeated string replica_locations, 3: optional uint64 length, \
+             4: optional uint32 crc32c",
         ),
         (
             "WriteBlockRequest",
             "1: oneof content WriteBlockMetadata metadata, 2: oneof content bytes chunk_data",
         ),
-        ("WriteBlockResponse", "1: bool success"),
+        (
+            "WriteBlockResponse",
+            "1: bool success, 2: repeated string failed_replicas",
+        ),
         ("ReadBlockRequest", "1: uint64 block_id"),
         ("ReadBlockResponse", "1: bytes chunk_data"),
         ("DeleteBlockRequest", "1: uint64 block_id"),

@@ -14,7 +14,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The metadata server of MinFS.
 #[derive(Debug, Parser)]
-#[command(name = "metaserver", version, about)]
+#[command(
+    name = "metaserver",
+    version,
+    about = "MinFS's metadata server, replicated through Raft"
+)]
 struct Arguments {
     /// Configuration file
     #[arg(long, default_value = "config.yaml")]

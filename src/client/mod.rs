@@ -32,13 +32,17 @@ pub use self::endpoints::{NODES, Source};
 pub use self::error::Error;
 use self::retry::Effect;
 use self::servers::{Server, Servers};
-use crate::proto::admin::{GetNodeStatusRequest, GetNodeStatusResponse};
+use crate::proto::admin::admin_service_client::AdminServiceClient;
+use crate::proto::admin::{
+    AllowMassDeleteRequest, CheckFilesRequest, CheckFilesResponse, GetNodeStatusRequest,
+    GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse,
+};
 use crate::proto::dfs::meta_server_service_client::MetaServerServiceClient;
 use crate::proto::dfs::{
     ClusterInfo, CreateNodeRequest, DeleteNodeRequest, FileType, FinalizeWriteRequest,
     GetBlockLocationsRequest, GetBlockLocationsResponse, GetClusterInfoRequest, GetLeaderRequest,
     GetLeaderResponse, GetNodeInfoRequest, GetReplicationInfoRequest, GetReplicationInfoResponse,
-    ListDirectoryRequest, MetaServerMsg, StatInfo,
+    HeartbeatRequest, HeartbeatResponse, ListDirectoryRequest, MetaServerMsg, StatInfo,
 };
 
 /// The result of every operation of the client.
@@ -231,7 +235,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], [`Error::FailedPrecondition`] (it is a directory).
     pub async fn block_locations(&self, path: &str) -> Result<GetBlockLocationsResponse> {
-        self.blocks(Effect::Reads, path, 0).await
+        self.blocks(Effect::Reads, path, 0, false).await
     }
 
     /// Allocates new blocks for a file of `size` bytes (more than 0), which replace those it had. The
@@ -240,13 +244,30 @@ impl Client {
     /// # Errors
     /// [`Error::FailedPrecondition`] (too few DataServers, a directory), [`Error::InvalidArgument`].
     pub async fn allocate(&self, path: &str, size: i64) -> Result<GetBlockLocationsResponse> {
-        self.blocks(Effect::Mutates, path, size).await
+        self.blocks(Effect::Mutates, path, size, false).await
     }
 
-    async fn blocks(&self, effect: Effect, path: &str, size: i64) -> Result<GetBlockLocationsResponse> {
+    /// Allocates blocks for a new content of `size` bytes (more than 0) of the file at `path`, there or
+    /// not. Nobody sees them, and what is at `path` stays, until [`Self::finalize_staged`]; if that never
+    /// comes, the servers free them.
+    ///
+    /// # Errors
+    /// As [`Self::allocate`], and [`Error::NotFound`] (the parent).
+    pub async fn stage(&self, path: &str, size: i64) -> Result<GetBlockLocationsResponse> {
+        self.blocks(Effect::Mutates, path, size, true).await
+    }
+
+    async fn blocks(
+        &self,
+        effect: Effect,
+        path: &str,
+        size: i64,
+        staged: bool,
+    ) -> Result<GetBlockLocationsResponse> {
         let request = GetBlockLocationsRequest {
             path: path.to_string(),
             size,
+            staged,
         };
         self.call(effect, request, |mut server, request| {
             Box::pin(async move { server.get_block_locations(request).await })
@@ -260,11 +281,33 @@ impl Client {
     /// [`Error::NotFound`], [`Error::FailedPrecondition`] (another file is there now, or `size` exceeds
     /// the allocated blocks).
     pub async fn finalize(&self, path: &str, inode: u64, size: i64, md5: &str) -> Result<()> {
+        self.end_write(path, inode, size, md5, 0).await
+    }
+
+    /// Puts the blocks of a staged write (see [`Self::stage`]) at `path`, in one step: a file that was
+    /// there is replaced. `staged_block` is the first block that was allocated.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] (the parent is gone, or the write was given up and freed),
+    /// [`Error::FailedPrecondition`] (a directory is there, or `size` exceeds the allocated blocks).
+    pub async fn finalize_staged(
+        &self,
+        path: &str,
+        inode: u64,
+        staged_block: u64,
+        size: i64,
+        md5: &str,
+    ) -> Result<()> {
+        self.end_write(path, inode, size, md5, staged_block).await
+    }
+
+    async fn end_write(&self, path: &str, inode: u64, size: i64, md5: &str, staged_block: u64) -> Result<()> {
         let request = FinalizeWriteRequest {
             path: path.to_string(),
             inode,
             size,
             md5: md5.to_string(),
+            staged_block,
         };
         self.call(Effect::Mutates, request, |mut server, request| {
             Box::pin(async move { server.finalize_write(request).await })
@@ -298,6 +341,51 @@ impl Client {
             Box::pin(async move { server.get_replication_info(request).await })
         })
         .await
+    }
+
+    /// Tells the leader that a DataServer is alive and what it holds; the answer is what it must do. For
+    /// DataServers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the beat makes no sense.
+    pub async fn heartbeat(&self, beat: HeartbeatRequest) -> Result<HeartbeatResponse> {
+        self.call(Effect::Reads, beat, |mut server, request| {
+            Box::pin(async move { server.heartbeat(request).await })
+        })
+        .await
+    }
+
+    /// One page of an examination of files, by the leader.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidArgument`].
+    pub async fn check_files(&self, request: CheckFilesRequest) -> Result<CheckFilesResponse> {
+        self.administer(request, |mut server, request| {
+            Box::pin(async move { server.check_files(request).await })
+        })
+        .await
+    }
+
+    /// What the leader's upkeep knows, does and waits for.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn upkeep(&self) -> Result<GetUpkeepResponse> {
+        self.administer(GetUpkeepRequest {}, |mut server, request| {
+            Box::pin(async move { server.get_upkeep(request).await })
+        })
+        .await
+    }
+
+    /// The operator's word that the deletes which upkeep holds back now may go on. Returns how many.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn allow_mass_delete(&self) -> Result<u64> {
+        let answer = self.administer(AllowMassDeleteRequest {}, |mut server, request| {
+            Box::pin(async move { server.allow_mass_delete(request).await })
+        });
+        Ok(answer.await?.blocks)
     }
 
     /// Who leads. Asks one server after the other until one of them knows a leader.
@@ -379,6 +467,21 @@ impl Client {
                 request.metadata_mut().insert(REQUEST_ID, id.clone());
             }
             send(server.meta(), request)
+        })
+        .await
+    }
+
+    /// One operation of the operators' service, which may be repeated, at the leader.
+    async fn administer<Q, A, F>(&self, message: Q, send: F) -> Result<A>
+    where
+        Q: Clone,
+        F: Fn(
+            AdminServiceClient<Channel>,
+            Request<Q>,
+        ) -> BoxFuture<'static, std::result::Result<Response<A>, Status>>,
+    {
+        retry::run(self, Effect::Reads, |server| {
+            send(server.admin(), Request::new(message.clone()))
         })
         .await
     }

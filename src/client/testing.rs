@@ -16,7 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use crate::proto::admin::admin_service_server::{AdminService, AdminServiceServer};
-use crate::proto::admin::{GetNodeStatusRequest, GetNodeStatusResponse};
+use crate::proto::admin::*;
 use crate::proto::dfs::meta_server_service_server::{MetaServerService, MetaServerServiceServer};
 use crate::proto::dfs::*;
 
@@ -541,6 +541,7 @@ impl MetaServerService for Handler {
             inode,
             size,
             md5,
+            ..
         } = request.get_ref();
         let change = |state: &mut State| {
             let node = state
@@ -611,5 +612,17 @@ impl AdminService for Handler {
             Some(status) => Ok(Response::new(status)),
             None => Err(Status::unimplemented("no status")),
         }
+    }
+
+    async fn check_files(&self, _: Request<CheckFilesRequest>) -> Answer<CheckFilesResponse> {
+        Err(Status::unimplemented("not faked yet"))
+    }
+
+    async fn get_upkeep(&self, _: Request<GetUpkeepRequest>) -> Answer<GetUpkeepResponse> {
+        Err(Status::unimplemented("not faked yet"))
+    }
+
+    async fn allow_mass_delete(&self, _: Request<AllowMassDeleteRequest>) -> Answer<AllowMassDeleteResponse> {
+        Err(Status::unimplemented("not faked yet"))
     }
 }

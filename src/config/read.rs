@@ -41,6 +41,9 @@ pub(super) const KEYS: &[&str] = &[
     "scheduler.gc_interval",
     "scheduler.block_size",
     "scheduler.max_concurrent_repairs",
+    "scheduler.write_lease",
+    "scheduler.orphan_grace",
+    "scheduler.mass_delete_share",
     "logging.level",
     "logging.file",
     "reads",
@@ -292,7 +295,15 @@ fn scheduler(mut part: Section, report: &mut Report) -> Scheduler {
             1..=1 << 20,
             report,
         ),
+        write_lease: part.duration("write_lease", defaults.write_lease, report),
+        orphan_grace: part.duration("orphan_grace", defaults.orphan_grace, report),
+        mass_delete_share: part.value("mass_delete_share", defaults.mass_delete_share, report, share),
     };
+    if scheduler.orphan_grace <= scheduler.write_lease {
+        let (grace, lease) = (scheduler.orphan_grace, scheduler.write_lease);
+        let what = format!("must be longer than scheduler.write_lease: {grace:?} <= {lease:?}");
+        report.refuse(part.full("orphan_grace"), what);
+    }
     part.finish(report);
     scheduler
 }
@@ -513,6 +524,19 @@ fn within(number: u64, range: RangeInclusive<u64>) -> Result<u64, String> {
             range.start(),
             range.end()
         )),
+    }
+}
+
+/// Some part of a whole.
+fn share(value: &Value) -> Result<f64, String> {
+    let share = match value.kind {
+        ValueKind::Float(share) => share,
+        ValueKind::I64(share) => share as f64,
+        _ => return Err(format!("must be a number such as 0.2, is {}", shown(value))),
+    };
+    match share > 0.0 && share <= 1.0 {
+        true => Ok(share),
+        false => Err(format!("must be more than 0 and at most 1, is {share}")),
     }
 }
 

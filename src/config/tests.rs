@@ -120,6 +120,11 @@ fn the_defaults_are_those_of_the_contract() {
         (4_194_304, 100)
     );
     assert_eq!(
+        (c.scheduler.write_lease, c.scheduler.orphan_grace),
+        (seconds(3600), seconds(7200))
+    );
+    assert_eq!(c.scheduler.mass_delete_share, 0.2);
+    assert_eq!(
         c.logging,
         Logging {
             level: "info".into(),
@@ -188,6 +193,15 @@ fn every_key_is_obeyed() {
     check("scheduler.max_concurrent_repairs", "1", &|c| {
         c.scheduler.max_concurrent_repairs = 1
     });
+    check("scheduler.write_lease", "10m", &|c| {
+        c.scheduler.write_lease = seconds(600)
+    });
+    check("scheduler.orphan_grace", "1d", &|c| {
+        c.scheduler.orphan_grace = seconds(24 * 3600)
+    });
+    check("scheduler.mass_delete_share", "0.5", &|c| {
+        c.scheduler.mass_delete_share = 0.5
+    });
     check("logging.level", "\"warn,minfs=debug\"", &|c| {
         c.logging.level = "warn,minfs=debug".into()
     });
@@ -195,6 +209,12 @@ fn every_key_is_obeyed() {
     check("reads", "lease", &|c| c.reads = ReadMode::Lease);
     assert_eq!(seen, read::KEYS);
 
+    assert_eq!(
+        set("scheduler.mass_delete_share", "1")
+            .scheduler
+            .mass_delete_share,
+        1.0
+    );
     assert_eq!(set("reads", "local").reads, ReadMode::Local);
     assert_eq!(set("reads", "linearizable").reads, ReadMode::Linearizable);
     assert_eq!(set("logging.file", "~").logging.file, None);
@@ -211,7 +231,7 @@ fn every_key_is_obeyed() {
 #[test]
 fn wrong_values_are_refused_with_the_keys_name() {
     let durations = read::KEYS.iter().filter(|key| {
-        ["timeout", "interval", "threshold"]
+        ["timeout", "interval", "threshold", "lease", "grace"]
             .iter()
             .any(|end| key.ends_with(end))
             && !key.ends_with("snapshot_threshold")
@@ -224,7 +244,7 @@ fn wrong_values_are_refused_with_the_keys_name() {
             assert!(said.starts_with(&format!("{key}: must ")), "{said}");
         }
     }
-    assert_eq!(durations.count(), 9);
+    assert_eq!(durations.count(), 11);
     let numbers = [
         "server.grpc_port",
         "server.max_in_flight",
@@ -252,6 +272,10 @@ fn wrong_values_are_refused_with_the_keys_name() {
             assert!(said.starts_with(&format!("{key}: must ")), "{said}");
         }
     }
+    for bad in ["-0.1", "many", "true", "[0.2]", "~", "1e999"] {
+        let said = refusal("scheduler.mass_delete_share", bad);
+        assert!(said.starts_with("scheduler.mass_delete_share: must "), "{said}");
+    }
     for key in ["database.dir", "etcd.dataServer_key_prefix", "logging.level"] {
         for bad in ["\"\"", "\" \"", "5", "[a]", "~"] {
             let said = refusal(key, bad);
@@ -273,6 +297,26 @@ fn wrong_values_are_refused_with_the_keys_name() {
             "cluster.default_replication",
             "33",
             "cluster.default_replication: must be between 1 and 32, is 33",
+        ),
+        (
+            "scheduler.orphan_grace",
+            "1h",
+            "must be longer than scheduler.write_lease: 3600s <= 3600s",
+        ),
+        (
+            "scheduler.mass_delete_share",
+            "0",
+            "scheduler.mass_delete_share: must be more than 0 and at most 1, is 0",
+        ),
+        (
+            "scheduler.mass_delete_share",
+            "1.01",
+            "must be more than 0 and at most 1, is 1.01",
+        ),
+        (
+            "scheduler.mass_delete_share",
+            "\"0.2\"",
+            "must be a number such as 0.2, is `0.2`",
         ),
         (
             "scheduler.block_size",

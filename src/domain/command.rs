@@ -45,6 +45,8 @@ pub enum Op {
         size: u64,
         /// Filled in by the leader; a command without one never enters the log.
         plan: Option<AllocationPlan>,
+        /// Keep the blocks, and the inode, apart from the tree until they are finalized.
+        staged: bool,
     },
     /// Ends a write: sets size and MD5, frees blocks beyond the size.
     Finalize {
@@ -56,6 +58,13 @@ pub enum Op {
         size: u64,
         /// As the client computed it; stored and given back as it is.
         md5: String,
+        /// The first block of a staged allocation, whose inode takes the place of what is at `path`.
+        staged: Option<BlockId>,
+    },
+    /// Frees the blocks of writes that were never finalized.
+    AbandonWrites {
+        /// The first block of each.
+        runs: Vec<BlockId>,
     },
     /// Replaces one replica of one block.
     MoveReplica {
@@ -85,11 +94,25 @@ pub enum Op {
         /// The first block of each garbage entry.
         runs: Vec<BlockId>,
     },
+    /// Makes garbage of blocks that DataServers hold and no record names.
+    Condemn {
+        /// Which, and who holds them.
+        orphans: Vec<Orphan>,
+    },
     /// Frees records of deleted subtrees, at most `limit` of them.
     Reclaim {
         /// Records.
         limit: u32,
     },
+}
+
+/// A block that DataServers hold and no record names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its number.
+    pub block: BlockId,
+    /// The DataServers that reported it; at least one.
+    pub holders: Vec<ServerId>,
 }
 
 /// Where an allocation's blocks go: the leader's part of [`Op::Allocate`].
@@ -122,6 +145,11 @@ pub enum Outcome {
     },
     /// Size and MD5 are set.
     Finalized,
+    /// The blocks of abandoned writes are free.
+    WritesAbandoned {
+        /// How many writes; others were finalized or gone by then.
+        writes: u32,
+    },
     /// The block's record names the new DataServer.
     ReplicaMoved,
     /// The DataServer is known.
@@ -133,6 +161,11 @@ pub enum Outcome {
     StatusSet,
     /// The garbage entries are forgotten.
     GarbageReleased,
+    /// Blocks without an owner became garbage.
+    Condemned {
+        /// How many; a record names the others by now, or they were never given out.
+        blocks: u32,
+    },
     /// Records were freed.
     Reclaimed {
         /// How many.

@@ -1,19 +1,17 @@
-//! What each command does to the state: the rules of the namespace and of blocks. Those of DataServers
-//! are in `servers`.
+//! What each command does to the state: the rules of the namespace. Those of a file's content are in
+//! `writes`, those of replicas and garbage in [`super::replicas`], those of DataServers in `servers`.
 //!
 //! [`apply`] is called for every committed command, in the order of the log, on every node. It
 //! decides from the state and the command alone, so every node comes to the same state and the same
 //! answer. A refusal changes nothing (but is remembered under its request id, if it has one).
 //! [`find`] and the other functions below it read; gateways use them too.
 
-use super::command::{AllocationPlan, Applied, Command, Op, Outcome, Refusal, RequestId};
-use super::ids::{BlockId, ID_LIMIT, InodeId, ServerId};
+use super::command::{Applied, Command, Op, Outcome, Refusal, RequestId};
+use super::ids::{ID_LIMIT, InodeId};
 use super::path::CleanPath;
-use super::placement::blocks_in;
-use super::servers;
-use super::state::{
-    BlockRun, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, ReadTables, Remembered, Tables,
-};
+use super::replicas::{self, discard_run};
+use super::state::{Entry, EntryKind, GarbageReason, ReadTables, Remembered, Tables};
+use super::{servers, writes};
 
 /// How long a request id is remembered, in milliseconds of the leaders' clocks.
 pub const REMEMBER_MS: i64 = 10 * 60 * 1000;
@@ -42,17 +40,35 @@ fn perform<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T::E
     match &command.op {
         Op::Create { path, directory } => create(tables, now, path, *directory),
         Op::Delete { path, recursive } => delete(tables, now, path, *recursive),
-        Op::Allocate { path, size, plan } => allocate(tables, now, path, *size, plan.as_ref()),
+        Op::Allocate {
+            path,
+            size,
+            plan,
+            staged,
+        } => writes::allocate(tables, now, path, *size, plan.as_ref(), *staged),
         Op::Finalize {
             path,
             inode,
             size,
             md5,
-        } => finalize(tables, now, path, *inode, *size, md5),
-        Op::MoveReplica { block, from, to } => move_replica(tables, *block, *from, *to),
+            staged,
+        } => {
+            let content = writes::Content {
+                inode: *inode,
+                size: *size,
+                md5,
+            };
+            match staged {
+                None => writes::finalize(tables, now, path, content),
+                Some(first) => writes::finalize_staged(tables, now, path, content, *first),
+            }
+        }
+        Op::AbandonWrites { runs } => writes::abandon(tables, now, runs),
+        Op::MoveReplica { block, from, to } => replicas::move_replica(tables, *block, *from, *to),
         Op::RegisterDataServer { id, addr } => servers::register(tables, id, addr),
         Op::SetDataServerStatus { server, status } => servers::set_status(tables, *server, *status),
-        Op::ReleaseGarbage { runs } => release_garbage(tables, runs),
+        Op::ReleaseGarbage { runs } => replicas::release_garbage(tables, runs),
+        Op::Condemn { orphans } => replicas::condemn(tables, now, orphans),
         Op::Reclaim { limit } => reclaim(tables, now, *limit),
     }
 }
@@ -94,20 +110,20 @@ fn remember<T: Tables>(
 }
 
 /// A directory on the way to something, as it was filed.
-struct Step {
-    parent: InodeId,
-    name: String,
-    entry: Entry,
+pub(super) struct Step {
+    pub(super) parent: InodeId,
+    pub(super) name: String,
+    pub(super) entry: Entry,
 }
 
 /// Why the way to something ends early.
-enum Missing {
+pub(super) enum Missing {
     NoSuchEntry(CleanPath),
     NotADirectory(CleanPath),
 }
 
 impl Missing {
-    fn refusal(self) -> Refusal {
+    pub(super) fn refusal(self) -> Refusal {
         match self {
             Missing::NoSuchEntry(path) => Refusal::not_found(format!("parent directory not found: {path}")),
             Missing::NotADirectory(path) => Refusal::failed_precondition(format!("not a directory: {path}")),
@@ -116,7 +132,10 @@ impl Missing {
 }
 
 /// Walks from the root to the directory `path`, itself included.
-fn walk<T: ReadTables>(tables: &T, path: &CleanPath) -> Result<Result<Vec<Step>, Missing>, T::Error> {
+pub(super) fn walk<T: ReadTables>(
+    tables: &T,
+    path: &CleanPath,
+) -> Result<Result<Vec<Step>, Missing>, T::Error> {
     let mut at = CleanPath::root();
     let Some(root) = tables.entry(InodeId::NONE, "")? else {
         return Ok(Err(Missing::NoSuchEntry(at)));
@@ -144,7 +163,12 @@ fn walk<T: ReadTables>(tables: &T, path: &CleanPath) -> Result<Result<Vec<Step>,
 
 /// The parent directory of a new or changed entry was changed: sets its time, and adds `delta` bytes
 /// to it and everything above it.
-fn touch_parents<T: Tables>(tables: &mut T, now: i64, steps: Vec<Step>, delta: i64) -> Result<(), T::Error> {
+pub(super) fn touch_parents<T: Tables>(
+    tables: &mut T,
+    now: i64,
+    steps: Vec<Step>,
+    delta: i64,
+) -> Result<(), T::Error> {
     let deepest = steps.len() - 1;
     for (depth, mut step) in steps.into_iter().enumerate().rev() {
         if depth == deepest {
@@ -158,19 +182,26 @@ fn touch_parents<T: Tables>(tables: &mut T, now: i64, steps: Vec<Step>, delta: i
     Ok(())
 }
 
-fn draw_inode<T: Tables>(tables: &mut T) -> Result<Result<InodeId, Refusal>, T::Error> {
+/// The number of a file or directory that is not counted yet.
+pub(super) fn draw_inode<T: Tables>(tables: &mut T) -> Result<Result<InodeId, Refusal>, T::Error> {
     let mut counters = tables.counters()?;
     let inode = counters.next_inode;
     if inode >= ID_LIMIT {
         return Ok(Err(Refusal::failed_precondition("inode numbers are used up")));
     }
     counters.next_inode += 1;
-    counters.inodes += 1;
     tables.put_counters(counters)?;
     Ok(Ok(InodeId(inode)))
 }
 
-fn new_entry<T: Tables>(
+/// One more file or directory is there.
+pub(super) fn count_inode<T: Tables>(tables: &mut T) -> Result<(), T::Error> {
+    let mut counters = tables.counters()?;
+    counters.inodes += 1;
+    tables.put_counters(counters)
+}
+
+pub(super) fn new_entry<T: Tables>(
     tables: &mut T,
     now: i64,
     steps: Vec<Step>,
@@ -181,6 +212,7 @@ fn new_entry<T: Tables>(
         Ok(inode) => inode,
         Err(refusal) => return Ok(Err(refusal)),
     };
+    count_inode(tables)?;
     let parent = steps[steps.len() - 1].entry.inode;
     let entry = Entry {
         inode,
@@ -262,241 +294,6 @@ fn forget_inodes<T: Tables>(tables: &mut T, count: u64) -> Result<(), T::Error> 
     tables.put_counters(counters)
 }
 
-/// Turns a file's run, if it has one, into garbage.
-fn discard_run<T: Tables>(
-    tables: &mut T,
-    now: i64,
-    first: Option<BlockId>,
-    reason: GarbageReason,
-) -> Result<(), T::Error> {
-    let Some(first) = first else { return Ok(()) };
-    if let Some(owned) = tables.run(first)? {
-        tables.remove_run(first)?;
-        tables.put_garbage(&Garbage {
-            run: owned.run,
-            reason,
-            since_ms: now,
-        })?;
-    }
-    Ok(())
-}
-
-fn allocate<T: Tables>(
-    tables: &mut T,
-    now: i64,
-    path: &CleanPath,
-    size: u64,
-    plan: Option<&AllocationPlan>,
-) -> Result<Applied, T::Error> {
-    let is_directory = || {
-        Ok(Err(Refusal::failed_precondition(format!(
-            "is a directory: {path}"
-        ))))
-    };
-    let Some(plan) = plan.filter(|plan| plan.is_sound() && size > 0) else {
-        return Ok(Err(Refusal::invalid_argument(format!(
-            "allocation of {size} bytes without a sound plan: {path}"
-        ))));
-    };
-    let Some((parent_path, name)) = path.split_last() else {
-        return is_directory();
-    };
-    let steps = match walk(tables, &parent_path)? {
-        Ok(steps) => steps,
-        Err(missing) => return Ok(Err(missing.refusal())),
-    };
-    let parent = steps[steps.len() - 1].entry.inode;
-    let found = tables.entry(parent, name)?;
-    if found.as_ref().is_some_and(Entry::is_directory) {
-        return is_directory();
-    }
-    let count = blocks_in(size, plan.block_size);
-    let first = tables.counters()?.next_block;
-    if count >= ID_LIMIT - first {
-        return Ok(Err(Refusal::failed_precondition("block numbers are used up")));
-    }
-
-    let mut entry = match found {
-        Some(entry) => {
-            touch_parents(tables, now, steps, -(entry.size as i64))?;
-            entry
-        }
-        None => {
-            let kind = EntryKind::File {
-                md5: String::new(),
-                blocks: None,
-            };
-            match new_entry(tables, now, steps, name, kind)? {
-                Ok(entry) => entry,
-                Err(refusal) => return Ok(Err(refusal)),
-            }
-        }
-    };
-    if let EntryKind::File { blocks, .. } = entry.kind {
-        discard_run(tables, now, blocks, GarbageReason::Overwritten)?;
-    }
-    let mut counters = tables.counters()?;
-    counters.next_block = first + count;
-    tables.put_counters(counters)?;
-    let run = BlockRun {
-        first: BlockId(first),
-        count,
-        block_size: plan.block_size,
-        replication: plan.replication,
-        servers: plan.servers.clone(),
-    };
-    // Until it is finalized the file is empty: a reader never takes unwritten blocks for content.
-    entry.size = 0;
-    entry.mtime_ms = now;
-    entry.kind = EntryKind::File {
-        md5: String::new(),
-        blocks: Some(run.first),
-    };
-    tables.put_run(&OwnedRun {
-        inode: entry.inode,
-        run: run.clone(),
-    })?;
-    tables.put_entry(parent, name, &entry)?;
-    Ok(Ok(Outcome::Allocated {
-        inode: entry.inode,
-        blocks: run,
-    }))
-}
-
-fn finalize<T: Tables>(
-    tables: &mut T,
-    now: i64,
-    path: &CleanPath,
-    inode: InodeId,
-    size: u64,
-    md5: &str,
-) -> Result<Applied, T::Error> {
-    if inode.0 == 0 {
-        return Ok(Err(Refusal::invalid_argument(format!(
-            "inode must not be 0: {path}"
-        ))));
-    }
-    let not_found = || Ok(Err(Refusal::not_found(format!("not found: {path}"))));
-    let Some((parent_path, name)) = path.split_last() else {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "is a directory: {path}"
-        ))));
-    };
-    let Ok(steps) = walk(tables, &parent_path)? else {
-        return not_found();
-    };
-    let parent = steps[steps.len() - 1].entry.inode;
-    let Some(mut entry) = tables.entry(parent, name)? else {
-        return not_found();
-    };
-    let EntryKind::File { blocks, .. } = entry.kind else {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "is a directory: {path}"
-        ))));
-    };
-    if entry.inode != inode {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "{path} is inode {} now, not {inode}",
-            entry.inode
-        ))));
-    }
-    let owned = match blocks {
-        Some(first) => tables.run(first)?,
-        None => None,
-    };
-    let room = owned
-        .as_ref()
-        .map_or(0, |owned| owned.run.count.saturating_mul(owned.run.block_size));
-    if size > room {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "size {size} is beyond the {room} bytes allocated: {path}"
-        ))));
-    }
-    // The root's size, which is the sum of all, must stay one that clients can hold.
-    let others = steps[0].entry.size.saturating_sub(entry.size);
-    if size > (i64::MAX as u64).saturating_sub(others) {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "all files together would pass 2^63 bytes: {path}"
-        ))));
-    }
-    let blocks = match owned {
-        Some(owned) => trim_run(tables, now, owned, size)?,
-        None => None,
-    };
-    touch_parents(tables, now, steps, size as i64 - entry.size as i64)?;
-    entry.size = size;
-    entry.mtime_ms = now;
-    entry.kind = EntryKind::File {
-        md5: md5.to_owned(),
-        blocks,
-    };
-    tables.put_entry(parent, name, &entry)?;
-    Ok(Ok(Outcome::Finalized))
-}
-
-/// Frees the blocks of a run beyond `size` bytes; returns the first block of what is left.
-fn trim_run<T: Tables>(
-    tables: &mut T,
-    now: i64,
-    mut owned: OwnedRun,
-    size: u64,
-) -> Result<Option<BlockId>, T::Error> {
-    let first = owned.run.first;
-    let needed = blocks_in(size, owned.run.block_size);
-    if needed == 0 {
-        discard_run(tables, now, Some(first), GarbageReason::Truncated)?;
-        return Ok(None);
-    }
-    if needed < owned.run.count {
-        let rest = owned.run.split_off(needed);
-        tables.put_garbage(&Garbage {
-            run: rest,
-            reason: GarbageReason::Truncated,
-            since_ms: now,
-        })?;
-        tables.put_run(&owned)?;
-    }
-    Ok(Some(first))
-}
-
-fn move_replica<T: Tables>(
-    tables: &mut T,
-    block: BlockId,
-    from: ServerId,
-    to: ServerId,
-) -> Result<Applied, T::Error> {
-    let Some(owned) = tables.run_of(block)? else {
-        return Ok(Err(Refusal::not_found(format!("no file owns block {block}"))));
-    };
-    if tables.server(to)?.is_none() {
-        return Ok(Err(Refusal::not_found(format!("no DataServer has number {to}"))));
-    }
-    let mut replicas = replicas_of(tables, &owned.run, block)?;
-    if replicas.contains(&to) {
-        return Ok(Err(Refusal::already_exists(format!(
-            "block {block} has a replica on DataServer {to}"
-        ))));
-    }
-    let Some(replica) = replicas.iter_mut().find(|replica| **replica == from) else {
-        return Ok(Err(Refusal::failed_precondition(format!(
-            "block {block} has no replica on DataServer {from}"
-        ))));
-    };
-    *replica = to;
-    tables.put_moved(block, &replicas)?;
-    Ok(Ok(Outcome::ReplicaMoved))
-}
-
-fn release_garbage<T: Tables>(tables: &mut T, runs: &[BlockId]) -> Result<Applied, T::Error> {
-    for &first in runs {
-        if let Some(garbage) = tables.garbage(first)? {
-            tables.remove_moved(first, garbage.run.count)?;
-            tables.remove_garbage(first)?;
-        }
-    }
-    Ok(Ok(Outcome::GarbageReleased))
-}
-
 /// Frees up to `limit` records below deleted directories. A file's blocks become garbage; a
 /// directory's own children are freed later, in their turn.
 fn reclaim<T: Tables>(tables: &mut T, now: i64, limit: u32) -> Result<Applied, T::Error> {
@@ -544,26 +341,4 @@ pub fn find<T: ReadTables>(tables: &T, path: &CleanPath) -> Result<Option<Entry>
 /// The children of a directory, in byte order of their names.
 pub fn list<T: ReadTables>(tables: &T, directory: InodeId) -> Result<Vec<(String, Entry)>, T::Error> {
     tables.children(directory, usize::MAX)
-}
-
-/// The run that holds a file's content, if it has any.
-pub fn run_of_file<T: ReadTables>(tables: &T, entry: &Entry) -> Result<Option<BlockRun>, T::Error> {
-    match entry.kind {
-        EntryKind::File {
-            blocks: Some(first), ..
-        } => Ok(tables.run(first)?.map(|owned| owned.run)),
-        EntryKind::File { blocks: None, .. } | EntryKind::Directory => Ok(None),
-    }
-}
-
-/// Where the replicas of a block of `run` are by now.
-pub fn replicas_of<T: ReadTables>(
-    tables: &T,
-    run: &BlockRun,
-    block: BlockId,
-) -> Result<Vec<ServerId>, T::Error> {
-    Ok(match tables.moved(block)? {
-        Some(moved) => moved,
-        None => run.placed(block).collect(),
-    })
 }

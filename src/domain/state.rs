@@ -65,6 +65,33 @@ pub struct OwnedRun {
     pub inode: InodeId,
     /// Its blocks.
     pub run: BlockRun,
+    /// Whether they are written.
+    pub write: WriteState,
+}
+
+/// How far the write of a run has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteState {
+    /// Allocated, not finalized: DataServers need not have the blocks.
+    Open(OpenWrite),
+    /// Finalized: from then on every replica should be there.
+    Written {
+        /// When, Unix milliseconds by the leader's clock.
+        at_ms: i64,
+    },
+}
+
+/// A write that is not finalized, and the name that it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenWrite {
+    /// When the blocks were allocated, Unix milliseconds by the leader's clock.
+    pub since_ms: i64,
+    /// The directory.
+    pub parent: InodeId,
+    /// The file's name in it.
+    pub name: String,
+    /// The inode is not in the tree before the write is finalized.
+    pub staged: bool,
 }
 
 /// Blocks that no file owns any more, filed under the first one.
@@ -87,6 +114,10 @@ pub enum GarbageReason {
     Overwritten,
     /// The file was finalized shorter than it was allocated.
     Truncated,
+    /// The write was not finalized for `scheduler.write_lease`.
+    Abandoned,
+    /// A DataServer held the block for `scheduler.orphan_grace` and no record named it.
+    Orphaned,
 }
 
 /// A DataServer that has registered.
@@ -176,8 +207,17 @@ pub trait ReadTables {
     fn servers(&self) -> Result<Vec<DataServer>, Self::Error>;
     /// The counters.
     fn counters(&self) -> Result<Counters, Self::Error>;
+    /// Up to `limit` runs in the order of their blocks, from the first that starts at or after `from`.
+    fn runs_from(&self, from: BlockId, limit: usize) -> Result<Vec<OwnedRun>, Self::Error>;
+    /// The moved ones among `count` blocks from `first` on, in order.
+    fn moved_in(&self, first: BlockId, count: u64) -> Result<Vec<(BlockId, Vec<ServerId>)>, Self::Error>;
     /// The garbage that starts at `first`.
     fn garbage(&self, first: BlockId) -> Result<Option<Garbage>, Self::Error>;
+    /// The garbage that `block` lies in.
+    fn garbage_of(&self, block: BlockId) -> Result<Option<Garbage>, Self::Error>;
+    /// Up to `limit` entries of garbage in the order of their blocks, from the first that starts at or
+    /// after `from`.
+    fn garbage_from(&self, from: BlockId, limit: usize) -> Result<Vec<Garbage>, Self::Error>;
     /// A directory that was deleted but not yet reclaimed.
     fn first_detached(&self) -> Result<Option<InodeId>, Self::Error>;
     /// The answer that was given to a request.

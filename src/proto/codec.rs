@@ -54,7 +54,7 @@ impl<U: Message + Default> Decoder for ContractDecoder<U> {
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // Takes the bytes over without copying them.
         let bytes = buf.copy_to_bytes(buf.remaining());
-        match U::decode(&bytes[..]) {
+        match U::decode(bytes.clone()) {
             Ok(message) => Ok(Some(message)),
             Err(error) => Err(refused(bytes, &error)),
         }

@@ -8,14 +8,15 @@ use prost::Message;
 
 use super::raft as pb;
 use crate::domain::command::{
-    AllocationPlan, Applied, Command, Op, Outcome, Refusal, RefusalKind, RequestId,
+    AllocationPlan, Applied, Command, Op, Orphan, Outcome, Refusal, RefusalKind, RequestId,
 };
 use crate::domain::ids::{BlockId, InodeId, ServerId};
 use crate::domain::path::CleanPath;
 use crate::domain::state::{BlockRun, ServerStatus};
 
-/// The version of [`encode_batch`]'s encoding. A server refuses to apply a newer one.
-pub const BATCH_VERSION: u32 = 1;
+/// The version of [`encode_batch`]'s encoding. A server refuses to apply a newer one, and reads older
+/// ones: 2 added staged writes, [`Op::AbandonWrites`] and [`Op::Condemn`].
+pub const BATCH_VERSION: u32 = 2;
 
 /// A message from the log or a peer that does not make sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +79,12 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
             path: path.to_string(),
             recursive: *recursive,
         }),
-        Op::Allocate { path, size, plan } => {
+        Op::Allocate {
+            path,
+            size,
+            plan,
+            staged,
+        } => {
             let plan = plan.as_ref().map(|plan| pb::AllocationPlan {
                 block_size: plan.block_size,
                 replication: plan.replication,
@@ -88,6 +94,7 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
                 path: path.to_string(),
                 size: *size,
                 plan,
+                staged: *staged,
             })
         }
         Op::Finalize {
@@ -95,11 +102,16 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
             inode,
             size,
             md5,
+            staged,
         } => P::Finalize(pb::Finalize {
             path: path.to_string(),
             inode: inode.0,
             size: *size,
             md5: md5.clone(),
+            staged_block: staged.map_or(0, |block| block.0),
+        }),
+        Op::AbandonWrites { runs } => P::AbandonWrites(pb::AbandonWrites {
+            blocks: runs.iter().map(|block| block.0).collect(),
         }),
         Op::MoveReplica { block, from, to } => P::MoveReplica(pb::MoveReplica {
             block: block.0,
@@ -116,6 +128,9 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
         }),
         Op::ReleaseGarbage { runs } => P::ReleaseGarbage(pb::ReleaseGarbage {
             blocks: runs.iter().map(|block| block.0).collect(),
+        }),
+        Op::Condemn { orphans } => P::Condemn(pb::Condemn {
+            orphans: orphans.iter().map(orphan_to_proto).collect(),
         }),
         Op::Reclaim { limit } => P::Reclaim(pb::Reclaim { limit: *limit }),
     };
@@ -158,6 +173,7 @@ pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> 
                 path: path(&c.path)?,
                 size: c.size,
                 plan,
+                staged: c.staged,
             }
         }
         P::Finalize(c) => {
@@ -169,8 +185,12 @@ pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> 
                 inode: InodeId(c.inode),
                 size: c.size,
                 md5: c.md5,
+                staged: (c.staged_block != 0).then_some(BlockId(c.staged_block)),
             }
         }
+        P::AbandonWrites(c) => Op::AbandonWrites {
+            runs: c.blocks.into_iter().map(BlockId).collect(),
+        },
         P::MoveReplica(c) => Op::MoveReplica {
             block: BlockId(c.block),
             from: ServerId(c.from),
@@ -186,6 +206,9 @@ pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> 
         },
         P::ReleaseGarbage(c) => Op::ReleaseGarbage {
             runs: c.blocks.into_iter().map(BlockId).collect(),
+        },
+        P::Condemn(c) => Op::Condemn {
+            orphans: c.orphans.into_iter().map(orphan_from_proto).collect(),
         },
         P::Reclaim(c) => Op::Reclaim { limit: c.limit },
     };
@@ -213,6 +236,8 @@ pub fn applied_to_proto(applied: &Applied) -> pb::Outcome {
             blocks: Some(run_to_proto(blocks)),
         }),
         Ok(Outcome::Finalized) => P::Finalized(done),
+        Ok(Outcome::WritesAbandoned { writes }) => P::WritesAbandoned(*writes),
+        Ok(Outcome::Condemned { blocks }) => P::Condemned(*blocks),
         Ok(Outcome::ReplicaMoved) => P::ReplicaMoved(done),
         Ok(Outcome::DataServerRegistered { server }) => {
             P::DataServerRegistered(pb::DataServerRegistered { server: server.0 })
@@ -251,6 +276,8 @@ pub fn applied_from_proto(outcome: pb::Outcome) -> Result<Applied, DecodeError> 
                 })
             }
             P::Finalized(_) => Ok(Outcome::Finalized),
+            P::WritesAbandoned(writes) => Ok(Outcome::WritesAbandoned { writes }),
+            P::Condemned(blocks) => Ok(Outcome::Condemned { blocks }),
             P::ReplicaMoved(_) => Ok(Outcome::ReplicaMoved),
             P::DataServerRegistered(o) => Ok(Outcome::DataServerRegistered {
                 server: ServerId(o.server),
@@ -329,6 +356,20 @@ pub fn run_from_proto(run: pb::BlockRun) -> Result<BlockRun, DecodeError> {
     })
 }
 
+fn orphan_to_proto(orphan: &Orphan) -> pb::condemn::Orphan {
+    pb::condemn::Orphan {
+        block: orphan.block.0,
+        holders: orphan.holders.iter().map(|server| server.0).collect(),
+    }
+}
+
+fn orphan_from_proto(orphan: pb::condemn::Orphan) -> Orphan {
+    Orphan {
+        block: BlockId(orphan.block),
+        holders: orphan.holders.into_iter().map(ServerId).collect(),
+    }
+}
+
 /// A status for the wire and the disk.
 pub fn status_to_proto(status: ServerStatus) -> pb::DataServerStatus {
     match status {
@@ -356,153 +397,4 @@ fn path(raw: &str) -> Result<CleanPath, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn every_op() -> Vec<Op> {
-        let path = CleanPath::parse("/a/b").unwrap();
-        let plan = AllocationPlan {
-            block_size: 4,
-            replication: 2,
-            servers: vec![ServerId(1), ServerId(9)],
-        };
-        vec![
-            Op::Create {
-                path: path.clone(),
-                directory: true,
-            },
-            Op::Delete {
-                path: path.clone(),
-                recursive: true,
-            },
-            Op::Allocate {
-                path: path.clone(),
-                size: 9,
-                plan: None,
-            },
-            Op::Allocate {
-                path: path.clone(),
-                size: 9,
-                plan: Some(plan),
-            },
-            Op::Finalize {
-                path,
-                inode: InodeId(3),
-                size: 8,
-                md5: "d41d8".into(),
-            },
-            Op::MoveReplica {
-                block: BlockId(5),
-                from: ServerId(1),
-                to: ServerId(2),
-            },
-            Op::RegisterDataServer {
-                id: "ds-1".into(),
-                addr: "localhost:8001".into(),
-            },
-            Op::SetDataServerStatus {
-                server: ServerId(1),
-                status: ServerStatus::Down,
-            },
-            Op::ReleaseGarbage {
-                runs: vec![BlockId(5), BlockId(77)],
-            },
-            Op::Reclaim { limit: 100 },
-        ]
-    }
-
-    #[test]
-    fn commands_survive_the_trip() {
-        let commands: Vec<_> = every_op()
-            .into_iter()
-            .enumerate()
-            .map(|(i, op)| Command {
-                time_ms: 1_700_000_000_000 + i as i64,
-                request_id: (i % 2 == 0).then(|| RequestId::new(&[i as u8 + 1]).unwrap()),
-                op,
-            })
-            .collect();
-        assert_eq!(decode_batch(&encode_batch(&commands)).unwrap(), commands);
-    }
-
-    #[test]
-    fn outcomes_survive_the_trip() {
-        let blocks = BlockRun {
-            first: BlockId(5),
-            count: 3,
-            block_size: 4,
-            replication: 2,
-            servers: vec![ServerId(1), ServerId(2)],
-        };
-        for applied in [
-            Ok(Outcome::Created { inode: InodeId(2) }),
-            Ok(Outcome::Deleted),
-            Ok(Outcome::Allocated {
-                inode: InodeId(2),
-                blocks,
-            }),
-            Ok(Outcome::Finalized),
-            Ok(Outcome::ReplicaMoved),
-            Ok(Outcome::DataServerRegistered { server: ServerId(4) }),
-            Ok(Outcome::StatusSet),
-            Ok(Outcome::GarbageReleased),
-            Ok(Outcome::Reclaimed {
-                records: 3,
-                more: true,
-            }),
-            Err(Refusal::invalid_argument("a")),
-            Err(Refusal::not_found("b")),
-            Err(Refusal::already_exists("c")),
-            Err(Refusal::failed_precondition("d")),
-        ] {
-            assert_eq!(applied_from_proto(applied_to_proto(&applied)).unwrap(), applied);
-        }
-    }
-
-    #[test]
-    fn a_newer_batch_is_refused_by_name() {
-        let bytes = pb::CommandBatch {
-            version: BATCH_VERSION + 1,
-            commands: vec![],
-        }
-        .encode_to_vec();
-        let error = decode_batch(&bytes).unwrap_err();
-        assert_eq!(
-            error,
-            DecodeError::NewerVersion {
-                found: BATCH_VERSION + 1,
-                known: BATCH_VERSION
-            }
-        );
-    }
-
-    #[test]
-    fn nonsense_is_refused_not_believed() {
-        for op in [
-            pb::command::Op::Create(pb::Create {
-                path: "relative".into(),
-                directory: false,
-            }),
-            pb::command::Op::SetDataServerStatus(pb::SetDataServerStatus {
-                server: 1,
-                status: 99,
-            }),
-        ] {
-            let command = pb::Command {
-                time_ms: 0,
-                request_id: vec![],
-                op: Some(op),
-            };
-            assert!(command_from_proto(command).is_err());
-        }
-        assert!(command_from_proto(pb::Command::default()).is_err());
-        assert!(applied_from_proto(pb::Outcome::default()).is_err());
-        let unplaced = pb::BlockRun {
-            first: 1,
-            count: 1,
-            ..Default::default()
-        };
-        assert!(run_from_proto(unplaced).is_err());
-        assert!(decode_batch(&[0xff, 0xff]).is_err());
-    }
-}
+mod tests;

@@ -6,13 +6,15 @@ use prost::Message;
 use super::StorageError;
 use crate::domain::ids::{BlockId, InodeId, ServerId};
 use crate::domain::state::{
-    Counters, DataServer, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, Remembered,
+    Counters, DataServer, Entry, EntryKind, Garbage, GarbageReason, OpenWrite, OwnedRun, Remembered,
+    WriteState,
 };
 use crate::proto::convert::{self, DecodeError};
 use crate::proto::raft as pb;
 
-/// The version byte that records begin with.
-pub const RECORD_VERSION: u8 = 1;
+/// The version byte that records begin with. Older ones are read: 2 added how far a run's write has
+/// come; a run of version 1 counts as written long ago.
+pub const RECORD_VERSION: u8 = 2;
 
 #[derive(Clone, PartialEq, Message)]
 struct EntryRecord {
@@ -37,6 +39,23 @@ struct RunRecord {
     inode: u64,
     #[prost(message, optional, tag = "2")]
     run: Option<pb::BlockRun>,
+    /// Absent: it is written.
+    #[prost(message, optional, tag = "3")]
+    open: Option<OpenRecord>,
+    #[prost(int64, tag = "4")]
+    written_ms: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OpenRecord {
+    #[prost(int64, tag = "1")]
+    since_ms: i64,
+    #[prost(uint64, tag = "2")]
+    parent: u64,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(bool, tag = "4")]
+    staged: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -107,7 +126,8 @@ pub fn decode<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M, Stora
         source,
     };
     match bytes.split_first() {
-        Some((&RECORD_VERSION, body)) => M::decode(body).map_err(|error| failed(error.into())),
+        Some((1..=RECORD_VERSION, body)) => M::decode(body).map_err(|error| failed(error.into())),
+        Some((0, _)) => Err(failed(DecodeError::Invalid("encoding version 0".to_owned()))),
         Some((&found, _)) => Err(failed(DecodeError::NewerVersion {
             found: found.into(),
             known: RECORD_VERSION.into(),
@@ -166,9 +186,28 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, StorageError> {
 }
 
 pub fn encode_run(owned: &OwnedRun) -> Vec<u8> {
+    let (open, written_ms) = match &owned.write {
+        WriteState::Written { at_ms } => (None, *at_ms),
+        WriteState::Open(OpenWrite {
+            since_ms,
+            parent,
+            name,
+            staged,
+        }) => {
+            let open = OpenRecord {
+                since_ms: *since_ms,
+                parent: parent.0,
+                name: name.clone(),
+                staged: *staged,
+            };
+            (Some(open), 0)
+        }
+    };
     encode(&RunRecord {
         inode: owned.inode.0,
         run: Some(convert::run_to_proto(&owned.run)),
+        open,
+        written_ms,
     })
 }
 
@@ -177,6 +216,17 @@ pub fn decode_run(bytes: &[u8]) -> Result<OwnedRun, StorageError> {
     Ok(OwnedRun {
         inode: InodeId(record.inode),
         run: run("block run", record.run)?,
+        write: match record.open {
+            None => WriteState::Written {
+                at_ms: record.written_ms,
+            },
+            Some(open) => WriteState::Open(OpenWrite {
+                since_ms: open.since_ms,
+                parent: InodeId(open.parent),
+                name: open.name,
+                staged: open.staged,
+            }),
+        },
     })
 }
 
@@ -185,6 +235,8 @@ pub fn encode_garbage(garbage: &Garbage) -> Vec<u8> {
         GarbageReason::Deleted => 1,
         GarbageReason::Overwritten => 2,
         GarbageReason::Truncated => 3,
+        GarbageReason::Abandoned => 4,
+        GarbageReason::Orphaned => 5,
     };
     let run = Some(convert::run_to_proto(&garbage.run));
     encode(&GarbageRecord {
@@ -200,6 +252,8 @@ pub fn decode_garbage(bytes: &[u8]) -> Result<Garbage, StorageError> {
         1 => GarbageReason::Deleted,
         2 => GarbageReason::Overwritten,
         3 => GarbageReason::Truncated,
+        4 => GarbageReason::Abandoned,
+        5 => GarbageReason::Orphaned,
         other => return Err(StorageError::Corrupt(format!("garbage: unknown reason {other}"))),
     };
     Ok(Garbage {

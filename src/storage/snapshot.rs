@@ -19,8 +19,9 @@ use super::{Progress, StorageError};
 use crate::durable;
 use crate::proto::raft as pb;
 
-/// The version of the state's encoding that snapshots carry.
-pub const STATE_VERSION: u32 = 1;
+/// The version of the state's encoding that snapshots carry: it rises with that of the records, so that
+/// a node that could not read them refuses the snapshot instead of installing it. Older ones are read.
+pub const STATE_VERSION: u32 = 2;
 
 /// A snapshot on disk.
 #[derive(Clone, Debug, PartialEq)]

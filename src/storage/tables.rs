@@ -17,12 +17,13 @@
 use std::ops::Bound;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, RoRange, RoTxn, RwTxn, WithoutTls};
 
 use super::codec;
 use super::{Progress, StorageError};
 use crate::domain::command::RequestId;
 use crate::domain::ids::{BlockId, InodeId, ServerId};
+use crate::domain::path::CleanPath;
 use crate::domain::state::{
     Counters, DataServer, Entry, EntryKind, Garbage, OwnedRun, ReadTables, Remembered, Tables,
 };
@@ -136,33 +137,83 @@ impl<'e> StateView<'e> {
         progress(self.layout.meta, &self.txn)
     }
 
-    /// Calls `visit` for every file at or below `directory` with its path, in byte order within each
-    /// directory, until it returns `false`.
+    /// Calls `visit` for every file below `directory`, which lies at `path`, until it returns `false`.
+    /// Returns whether it never did.
+    ///
+    /// The order is by the parts of the paths, each in byte order: `/a`, `/a/b`, `/a-b`.
     ///
     /// # Errors
-    /// When a record does not decode.
+    /// When a record does not decode, and those of `visit`.
     pub fn for_each_file(
         &self,
         directory: InodeId,
-        path: &crate::domain::path::CleanPath,
-        visit: &mut dyn FnMut(&crate::domain::path::CleanPath, &Entry) -> Result<bool, StorageError>,
+        path: &CleanPath,
+        visit: &mut dyn FnMut(&CleanPath, &Entry) -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError> {
-        for item in self
-            .layout
-            .entries
-            .prefix_iter(&self.txn, &directory.0.to_be_bytes())?
-        {
-            let (key, value) = item?;
-            let (child, entry) = (path.child(entry_name(key)?), codec::decode_entry(value)?);
-            let go_on = match entry.kind {
-                EntryKind::File { .. } => visit(&child, &entry)?,
-                EntryKind::Directory => self.for_each_file(entry.inode, &child, visit)?,
+        self.for_each_file_after(directory, path, &[], visit)
+    }
+
+    /// The same, but only for the files that come after the one at `after`, the parts of a path below
+    /// `directory`. So a walk can go on where another one, of an older state, has stopped: nothing
+    /// needs to be at `after` any more.
+    ///
+    /// # Errors
+    /// Those of [`StateView::for_each_file`].
+    pub fn for_each_file_after(
+        &self,
+        directory: InodeId,
+        path: &CleanPath,
+        after: &[&str],
+        visit: &mut dyn FnMut(&CleanPath, &Entry) -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError> {
+        // Not by recursion: a tree may be as deep as a path is long.
+        let mut open = vec![(path.clone(), after, self.entries_from(directory, after.first())?)];
+        while let Some((path, after, entries)) = open.last_mut() {
+            let Some(item) = entries.next() else {
+                open.pop();
+                continue;
             };
-            if !go_on {
-                return Ok(false);
+            let (key, value) = item?;
+            let (name, entry) = (entry_name(key)?, codec::decode_entry(value)?);
+            // Every other name comes after it, and all that is below that.
+            let below = after.split_first().filter(|(first, _)| **first == name);
+            let child = path.child(name);
+            match (&entry.kind, below) {
+                (EntryKind::Directory, below) => {
+                    let after = below.map_or(&[][..], |(_, below)| below);
+                    let entries = self.entries_from(entry.inode, after.first())?;
+                    open.push((child, after, entries));
+                }
+                // Visited already, or gone and replaced by what would have been.
+                (EntryKind::File { .. }, Some(_)) => {}
+                (EntryKind::File { .. }, None) => {
+                    if !visit(&child, &entry)? {
+                        return Ok(false);
+                    }
+                }
             }
         }
         Ok(true)
+    }
+
+    /// What lies in a directory, from the name `from` on.
+    fn entries_from(
+        &self,
+        directory: InodeId,
+        from: Option<&&str>,
+    ) -> Result<RoRange<'_, Bytes, Bytes>, StorageError> {
+        let start = entry_key(directory, from.map_or("", |name| name));
+        let end = (directory.0 + 1).to_be_bytes(); // numbers stay below 2^63
+        let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+        Ok(self.layout.entries.range(&self.txn, &range)?)
+    }
+
+    /// How many entries of garbage there are.
+    ///
+    /// # Errors
+    /// Those of LMDB.
+    pub fn garbage_len(&self) -> Result<u64, StorageError> {
+        Ok(self.layout.garbage.len(&self.txn)?)
     }
 }
 
@@ -171,9 +222,9 @@ impl<'e> StateView<'e> {
 pub(super) type TableDump = (&'static str, Vec<(Vec<u8>, Vec<u8>)>);
 
 #[cfg(test)]
-impl StateView<'_> {
-    /// Every byte that the tables hold, for tests that compare or check whole states.
-    pub(super) fn dump(&self) -> Result<Vec<TableDump>, StorageError> {
+impl Layout {
+    /// Every table by its name.
+    fn named(&self) -> [(&'static str, Table); TABLES as usize] {
         let Layout {
             entries,
             runs,
@@ -184,7 +235,7 @@ impl StateView<'_> {
             requests,
             request_order,
             meta,
-        } = self.layout;
+        } = *self;
         [
             ("entries", entries),
             ("runs", runs),
@@ -196,15 +247,39 @@ impl StateView<'_> {
             ("request_order", request_order),
             ("meta", meta),
         ]
-        .into_iter()
-        .map(|(name, table)| {
-            let records = table
-                .iter(&self.txn)?
-                .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
-                .collect::<Result<_, _>>()?;
-            Ok((name, records))
-        })
-        .collect()
+    }
+}
+
+#[cfg(test)]
+impl StateView<'_> {
+    /// Every byte that the tables hold, for tests that compare or check whole states.
+    pub(super) fn dump(&self) -> Result<Vec<TableDump>, StorageError> {
+        self.layout
+            .named()
+            .into_iter()
+            .map(|(name, table)| {
+                let records = table
+                    .iter(&self.txn)?
+                    .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                    .collect::<Result<_, _>>()?;
+                Ok((name, records))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+impl StateTxn<'_> {
+    /// Writes bytes as they are, for tests of what older servers left.
+    pub(super) fn put_raw(&mut self, table: &str, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let named = self.layout.named().into_iter().find(|(name, _)| *name == table);
+        let (_, table) = named.ok_or_else(|| StorageError::Corrupt(format!("no table {table}")))?;
+        Ok(table.put(&mut self.txn, key, value)?)
+    }
+
+    /// Commits what [`StateTxn::put_raw`] wrote, the counters too.
+    pub(super) fn commit_raw(self) -> Result<(), StorageError> {
+        Ok(self.txn.commit()?)
     }
 }
 
@@ -345,9 +420,45 @@ macro_rules! read_tables {
                 $counters
             }
 
+            fn runs_from(&self, from: BlockId, limit: usize) -> Result<Vec<OwnedRun>, StorageError> {
+                let start = from.0.to_be_bytes();
+                let range = (Bound::Included(&start[..]), Bound::Unbounded);
+                let found = self.layout.runs.range(&self.txn, &range)?.take(limit);
+                found.map(|item| codec::decode_run(item?.1)).collect()
+            }
+
+            fn moved_in(
+                &self,
+                first: BlockId,
+                count: u64,
+            ) -> Result<Vec<(BlockId, Vec<ServerId>)>, StorageError> {
+                let (start, end) = (first.0.to_be_bytes(), first.0.saturating_add(count).to_be_bytes());
+                let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+                let mut moved = Vec::new();
+                for item in self.layout.moved.range(&self.txn, &range)? {
+                    let (key, value) = item?;
+                    moved.push((BlockId(be_u64("moved block", key)?), codec::decode_servers(value)?));
+                }
+                Ok(moved)
+            }
+
             fn garbage(&self, first: BlockId) -> Result<Option<Garbage>, StorageError> {
                 let found = self.layout.garbage.get(&self.txn, &first.0.to_be_bytes())?;
                 found.map(codec::decode_garbage).transpose()
+            }
+
+            fn garbage_of(&self, block: BlockId) -> Result<Option<Garbage>, StorageError> {
+                let key = block.0.to_be_bytes();
+                let found = self.layout.garbage.get_lower_than_or_equal_to(&self.txn, &key)?;
+                let garbage = found.map(|(_, value)| codec::decode_garbage(value)).transpose()?;
+                Ok(garbage.filter(|garbage| garbage.run.contains(block)))
+            }
+
+            fn garbage_from(&self, from: BlockId, limit: usize) -> Result<Vec<Garbage>, StorageError> {
+                let start = from.0.to_be_bytes();
+                let range = (Bound::Included(&start[..]), Bound::Unbounded);
+                let found = self.layout.garbage.range(&self.txn, &range)?.take(limit);
+                found.map(|item| codec::decode_garbage(item?.1)).collect()
             }
 
             fn first_detached(&self) -> Result<Option<InodeId>, StorageError> {
@@ -414,7 +525,7 @@ impl Tables for StateTxn<'_> {
     }
 
     fn remove_moved(&mut self, first: BlockId, count: u64) -> Result<(), StorageError> {
-        let (start, end) = (first.0.to_be_bytes(), (first.0 + count).to_be_bytes());
+        let (start, end) = (first.0.to_be_bytes(), first.0.saturating_add(count).to_be_bytes());
         let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
         self.layout.moved.delete_range(&mut self.txn, &range)?;
         Ok(())

@@ -7,6 +7,7 @@ use actix::Message;
 
 use crate::domain::command::{AllocationPlan, Refusal};
 use crate::domain::ids::{BlockId, ServerId};
+use crate::domain::state::ServerStatus;
 
 /// A DataServer's key appeared or changed in etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
@@ -36,6 +37,8 @@ pub struct HeartbeatReceived {
     pub addr: String,
     /// Every block that it holds, in the order that it sent them.
     pub blocks: Vec<u64>,
+    /// Those that it holds damaged.
+    pub corrupt: Vec<u64>,
     /// How many blocks it says that it holds.
     pub block_count: u64,
     /// Bytes.
@@ -84,18 +87,43 @@ pub struct PlanAllocation {
 
 /// What every DataServer reported last. Known to the leader only: empty on other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "Vec<ServerReport>")]
+#[rtype(result = "Reports")]
 pub struct GetReports;
 
-/// What one DataServer reported last, in the order of their numbers.
+/// What a leader was told by the DataServers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// Whether enough is known to copy and to delete: every DataServer that is not down has reported to
+    /// this leader, or has had the time to.
+    pub complete: bool,
+    /// Changes whenever a report or a status did in a way that may call for upkeep: a replica is gone,
+    /// damaged, or came where one was to be copied to. 0 exactly when nothing is known: this
+    /// node does not lead, or cannot read its state.
+    pub generation: u64,
+    /// Every DataServer that has registered, in the order of their numbers.
+    pub servers: Vec<ServerReport>,
+}
+
+/// What one DataServer reported last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReport {
     /// Its number.
     pub server: ServerId,
+    /// Its own name for itself.
+    pub id: String,
     /// `host:port`.
     pub addr: String,
+    /// Its replicated status.
+    pub status: ServerStatus,
+    /// When its last report came, Unix milliseconds by this leader's clock; `None` until it beats to
+    /// this leader.
+    pub reported_ms: Option<i64>,
     /// The blocks that it holds, sorted, each once; empty until it beats to this leader.
     pub blocks: Arc<[u64]>,
+    /// The blocks that it holds damaged, sorted, each once; none of [`ServerReport::blocks`].
+    pub corrupt: Arc<[u64]>,
+    /// Whether new replicas may be placed there.
+    pub takes_blocks: bool,
     /// Bytes.
     pub free_space: u64,
     /// Bytes.
@@ -111,4 +139,63 @@ pub struct ServerReport {
 pub struct CheckHealth {
     /// Now.
     pub at: Instant,
+}
+
+/// A replica to make: what FSCK found missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Which block.
+    pub block: BlockId,
+    /// Who shall have it.
+    pub to: ServerId,
+    /// Who has it, best source first; at least one.
+    pub from: Vec<ServerId>,
+}
+
+/// A replica to remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removal {
+    /// Who holds it.
+    pub server: ServerId,
+    /// Which block.
+    pub block: BlockId,
+}
+
+/// What FSCK wants done. Takes the place of what it wanted before and was not handed out yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct RepairReplicas {
+    /// The leader's term that it was planned in; orders of another one are dropped.
+    pub term: u64,
+    /// The most urgent first.
+    pub repairs: Vec<Repair>,
+    /// Replicas too many.
+    pub surplus: Vec<Removal>,
+}
+
+/// What garbage collection wants done. Takes the place of what it wanted before and was not handed out
+/// yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct RemoveGarbage {
+    /// The leader's term that it was planned in; orders of another one are dropped.
+    pub term: u64,
+    /// Replicas of garbage that are still reported.
+    pub replicas: Vec<Removal>,
+}
+
+/// How many orders are under way and waiting. All 0 on nodes that do not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "OrderCounts")]
+pub struct GetOrders;
+
+/// See [`GetOrders`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderCounts {
+    /// Copies that were handed out, and neither reported nor expired.
+    pub repairs_running: usize,
+    /// Copies to be handed out.
+    pub repairs_waiting: usize,
+    /// Removals to be handed out.
+    pub removals_waiting: usize,
 }

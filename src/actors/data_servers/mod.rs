@@ -6,20 +6,21 @@
 //! and the registrar passes on what etcd says. It proposes through the Raft node and reads the
 //! replicated state in place. The rules are in [`health`] and [`report`].
 //!
-//! Invariants: a beat or report that changes nothing enters no log. Per DataServer at most one
-//! registration and one change of status are on their way. Beats and reports live as long as this
-//! node leads and are forgotten when it stops: another leader takes the beats then, and what is left
-//! here would pass for fresh when this node leads again. Health that a new leader cannot know yet is
-//! what the replicated state says, for one `heartbeat_timeout`.
+//! The scheduler also sends what its plans want done. [`orders`] keeps that, and picks from it what goes
+//! out in the answer to a beat: DataServers are never called. There is no acknowledgement either; a
+//! later report shows whether an order worked.
 //!
-//! Commands for DataServers come with FSCK, repair and garbage collection: their plans, made from the
-//! replicated state and [`messages::GetReports`], will fill an outbox per DataServer in
-//! `LeaderView`, which `DataServersActor::taken` will empty into the answers to beats. Until then
-//! every answer is empty: nothing here may delete or copy a block.
+//! Invariants: a beat or report that changes nothing enters no log. Per DataServer at most one
+//! registration and one change of status are on their way. Beats, reports and orders live as long as
+//! this node leads in one term and are forgotten then: another leader takes the beats, and what is left
+//! here would pass for fresh when this node leads again. Health that a new leader cannot know yet is
+//! what the replicated state says, for one `heartbeat_timeout`. What is told to be removed comes from a
+//! plan, never from here.
 
 pub mod health;
 mod leader_view;
 pub mod messages;
+pub mod orders;
 pub mod report;
 #[cfg(test)]
 mod tests;
@@ -34,11 +35,12 @@ use actix::{Actor, AsyncContext, Context, Handler, MessageResult, Recipient, Res
 use tokio::sync::oneshot;
 
 use self::health::Patience;
-use self::leader_view::{Beat, LeaderView};
+use self::leader_view::{Beat, LeaderView, Reported};
 use self::messages::{
-    CheckHealth, DataServerAnnounced, DataServerCommand, DataServerWithdrawn, GetReports, HeartbeatError,
-    HeartbeatReceived, PlanAllocation, ServerReport,
+    CheckHealth, DataServerAnnounced, DataServerCommand, DataServerWithdrawn, GetOrders, GetReports,
+    HeartbeatError, HeartbeatReceived, PlanAllocation, RemoveGarbage, RepairReplicas, Reports, ServerReport,
 };
+use self::orders::{Alive, Live};
 use super::proposer::Proposer;
 use super::raft_node::messages::{LeadershipChanged, Propose, ProposeError};
 use crate::domain::command::{AllocationPlan, Applied, Op, Outcome, Refusal};
@@ -61,6 +63,8 @@ pub struct DataServersSettings {
     pub block_size: u64,
     /// Replicas a block, for new allocations.
     pub replication: u32,
+    /// Blocks being copied at once, in the whole cluster.
+    pub max_concurrent_repairs: usize,
 }
 
 /// The actor.
@@ -71,6 +75,8 @@ pub struct DataServersActor {
     leadership: LeadershipChanged,
     /// `Some` exactly while this node leads.
     view: Option<LeaderView>,
+    /// See [`Reports::generation`]. It outlives leaderships, so that no two of them show the same.
+    generation: u64,
     /// Where the next allocation begins its walk over the DataServers.
     next_start: u64,
     /// By the DataServers' ids.
@@ -110,6 +116,7 @@ impl DataServersActor {
             proposer: Proposer::new(raft_node),
             leadership: LeadershipChanged::UNKNOWN,
             view: None,
+            generation: 0,
             next_start: 0,
             registering: BTreeMap::new(),
             judging: BTreeSet::new(),
@@ -147,13 +154,58 @@ impl DataServersActor {
     /// Keeps what a beat says, in memory.
     fn keep(&mut self, server: ServerId, beat: Beat) {
         let Some(view) = &mut self.view else { return };
-        let change = view.beat(server, beat);
-        if !change.is_none() {
-            log::debug!(
-                "DataServer number {server}: {} blocks appeared in its report, {} went",
-                change.added,
-                change.removed
-            );
+        self.generation += u64::from(view.beat(server, beat));
+    }
+
+    /// Somebody's replicated status was changed.
+    fn status_changed(&mut self) {
+        self.generation += 1;
+        if let Some(view) = &mut self.view {
+            view.orders.doubt_surplus();
+        }
+    }
+
+    /// The DataServers that are alive and have reported.
+    fn alive(&self, view: &LeaderView, now: Instant) -> Result<Alive, StorageError> {
+        let patience = self.patience();
+        let live = |known: DataServer| {
+            let reported = view.reported(known.server)?;
+            let alive = patience.alive(known.status, view.sign(known.server), now);
+            let live = || Live {
+                addr: known.addr,
+                blocks: reported.blocks(),
+                corrupt: reported.corrupt(),
+            };
+            alive.then(|| (known.server, live()))
+        };
+        Ok(self.servers()?.into_iter().filter_map(live).collect())
+    }
+
+    /// Takes in orders that were planned in `term`: `give` is told who is alive.
+    fn order(&mut self, term: u64, give: impl FnOnce(&mut orders::Orders, &Alive, Instant)) {
+        let now = Instant::now();
+        let Some(view) = self.view.as_ref().filter(|view| view.term() == term) else {
+            log::debug!("orders of term {term} are dropped");
+            return;
+        };
+        let Ok(alive) = self.alive(view, now) else { return };
+        if let Some(view) = &mut self.view {
+            give(&mut view.orders, &alive, now);
+        }
+    }
+
+    /// What a DataServer that has just beaten is to do.
+    fn orders_for(&mut self, server: ServerId) -> Vec<DataServerCommand> {
+        let now = Instant::now();
+        let Some(view) = self.view.as_ref().filter(|view| view.orders.any_for(server)) else {
+            return Vec::new();
+        };
+        let Ok(alive) = self.alive(view, now) else {
+            return Vec::new();
+        };
+        match &mut self.view {
+            Some(view) => view.orders.hand_out(server, &alive, now),
+            None => Vec::new(),
         }
     }
 
@@ -165,7 +217,7 @@ impl DataServersActor {
         if let Some(beat) = unkept {
             self.keep(server, beat);
         }
-        Ok(Vec::new())
+        Ok(self.orders_for(server))
     }
 
     /// The answer to a beat that first has to register its DataServer. Other beats go on meanwhile.
@@ -184,15 +236,43 @@ impl DataServersActor {
     fn eligible(&self, now: Instant) -> Result<Vec<ServerId>, StorageError> {
         // The Raft node asks because it leads, though the news of it may still be on its way here.
         // If it does not lead any more, the plan never enters the log.
-        let unheard = LeaderView::new(self.leadership.term, now);
+        let unheard = LeaderView::new(self.leadership.term, now, 0);
         let view = self.view.as_ref().unwrap_or(&unheard);
-        let (patience, block_size) = (self.patience(), self.settings.block_size);
-        let takes_blocks = |known: &DataServer| {
-            let (sign, space) = (view.sign(known.server), view.space(known.server));
-            patience.takes_blocks(known.status, sign, space, block_size, now)
-        };
         let servers = self.servers()?.into_iter();
-        Ok(servers.filter(takes_blocks).map(|known| known.server).collect())
+        let eligible = servers.filter(|known| self.takes_blocks(known, view, now));
+        Ok(eligible.map(|known| known.server).collect())
+    }
+
+    fn takes_blocks(&self, known: &DataServer, view: &LeaderView, now: Instant) -> bool {
+        let (sign, space) = (view.sign(known.server), view.space(known.server));
+        self.patience()
+            .takes_blocks(known.status, sign, space, self.settings.block_size, now)
+    }
+
+    fn report_of(&self, known: DataServer, view: &LeaderView, now: Instant) -> ServerReport {
+        let space = view.space(known.server).unwrap_or_default();
+        let reported = view.reported(known.server);
+        ServerReport {
+            server: known.server,
+            reported_ms: reported.map(Reported::at_ms),
+            blocks: reported.map_or_else(Default::default, Reported::blocks),
+            corrupt: reported.map_or_else(Default::default, Reported::corrupt),
+            takes_blocks: self.takes_blocks(&known, view, now),
+            free_space: space.free,
+            total_capacity: space.total,
+            alive: self.patience().alive(known.status, view.sign(known.server), now),
+            status: known.status,
+            id: known.id,
+            addr: known.addr,
+        }
+    }
+
+    /// Whether the reports say enough to act on: every DataServer that is not down has reported to this
+    /// leader, or has had the time to.
+    fn is_complete(&self, servers: &[DataServer], view: &LeaderView, now: Instant) -> bool {
+        let mut expected = servers.iter().filter(|known| known.status != ServerStatus::Down);
+        now.saturating_duration_since(view.since()) >= self.settings.heartbeat_timeout
+            || expected.all(|known| view.reported(known.server).is_some())
     }
 
     /// Registers a DataServer, or joins its registration that is on its way.
@@ -232,6 +312,7 @@ impl DataServersActor {
                 if let Some(view) = &mut self.view {
                     view.expect(*server, Instant::now());
                 }
+                self.status_changed();
             }
             Err(error) => log::warn!("DataServer {id} at {addr} could not be registered: {error}"),
         }
@@ -260,23 +341,14 @@ impl DataServersActor {
             let silent = silence.as_secs();
             let who = format!("DataServer {id} (number {server}) at {addr}");
             match answer {
-                Ok(Ok(_)) => log::warn!("{who} is {}: silent for {silent} s", name(status)),
+                Ok(Ok(_)) => {
+                    log::warn!("{who} is {}: silent for {silent} s", name(status));
+                    actor.status_changed();
+                }
                 Ok(Err(refusal)) => log::warn!("{who} cannot be {}: {refusal}", name(status)),
                 Err(error) => log::warn!("{who} cannot be recorded as {}: {error}", name(status)),
             }
         }));
-    }
-}
-
-fn report_of(known: DataServer, view: &LeaderView, patience: Patience, now: Instant) -> ServerReport {
-    let space = view.space(known.server).unwrap_or_default();
-    ServerReport {
-        server: known.server,
-        addr: known.addr,
-        blocks: view.blocks(known.server),
-        free_space: space.free,
-        total_capacity: space.total,
-        alive: patience.alive(known.status, view.sign(known.server), now),
     }
 }
 
@@ -345,7 +417,9 @@ impl Handler<LeadershipChanged> for DataServersActor {
         if !self.leadership.is_leader() {
             self.view = None;
         } else if self.view.as_ref().is_none_or(|view| view.term() != term) {
-            self.view = Some(LeaderView::new(term, Instant::now()));
+            let max_repairs = self.settings.max_concurrent_repairs;
+            self.view = Some(LeaderView::new(term, Instant::now(), max_repairs));
+            self.generation += 1;
         }
     }
 }
@@ -392,16 +466,51 @@ impl Handler<GetReports> for DataServersActor {
     type Result = MessageResult<GetReports>;
 
     fn handle(&mut self, _: GetReports, _: &mut Context<Self>) -> Self::Result {
-        let Some(view) = &self.view else {
-            return MessageResult(Vec::new());
+        let now = Instant::now();
+        // A state that cannot be read is no reason to think that nobody is missing.
+        let (Some(view), Ok(servers)) = (&self.view, self.servers()) else {
+            return MessageResult(Reports::default());
         };
-        let (now, patience) = (Instant::now(), self.patience());
-        let servers = self.servers().unwrap_or_default().into_iter();
-        MessageResult(
-            servers
-                .map(|known| report_of(known, view, patience, now))
+        MessageResult(Reports {
+            complete: self.is_complete(&servers, view, now),
+            generation: self.generation,
+            servers: servers
+                .into_iter()
+                .map(|known| self.report_of(known, view, now))
                 .collect(),
-        )
+        })
+    }
+}
+
+impl Handler<RepairReplicas> for DataServersActor {
+    type Result = ();
+
+    fn handle(&mut self, plan: RepairReplicas, _: &mut Context<Self>) {
+        let RepairReplicas {
+            term,
+            repairs,
+            surplus,
+        } = plan;
+        self.order(term, |orders, alive, now| {
+            orders.repair(repairs, surplus, alive, now)
+        });
+    }
+}
+
+impl Handler<RemoveGarbage> for DataServersActor {
+    type Result = ();
+
+    fn handle(&mut self, plan: RemoveGarbage, _: &mut Context<Self>) {
+        self.order(plan.term, |orders, _, _| orders.remove_garbage(plan.replicas));
+    }
+}
+
+impl Handler<GetOrders> for DataServersActor {
+    type Result = MessageResult<GetOrders>;
+
+    fn handle(&mut self, _: GetOrders, _: &mut Context<Self>) -> Self::Result {
+        let counts = self.view.as_ref().map(|view| view.orders.counts(Instant::now()));
+        MessageResult(counts.unwrap_or_default())
     }
 }
 

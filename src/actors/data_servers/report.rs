@@ -4,7 +4,8 @@
 //! and in the same order. So it is compared with the last one as it was sent, which costs one pass
 //! over memory; only a report that differs is sorted.
 //!
-//! Invariant: the kept list is sorted and names each block once, whatever was sent.
+//! Invariant: each of the kept lists is sorted and names each block once, whatever was sent, and no
+//! block is in both.
 
 use std::sync::Arc;
 
@@ -14,21 +15,24 @@ pub struct Report {
     sorted: Arc<[u64]>,
     /// As they were sent, when that was not sorted already.
     as_sent: Option<Box<[u64]>>,
+    corrupt: Arc<[u64]>,
 }
 
-/// How a report differs from the one before. The next issue's FSCK starts here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How a report differs from the one before: what may call for upkeep.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportChange {
-    /// Blocks that the one before did not name.
+    /// How many blocks the one before did not name.
     pub added: usize,
-    /// Blocks that only the one before named.
-    pub removed: usize,
+    /// The blocks that only the one before named, sorted.
+    pub removed: Vec<u64>,
+    /// How many blocks are damaged that were not in the one before.
+    pub corrupted: usize,
 }
 
 impl ReportChange {
-    /// Whether both reports name the same blocks.
-    pub fn is_none(self) -> bool {
-        self == ReportChange::default()
+    /// Whether both reports say the same.
+    pub fn is_none(&self) -> bool {
+        *self == ReportChange::default()
     }
 }
 
@@ -38,10 +42,24 @@ impl Report {
         self.sorted.clone()
     }
 
+    /// The damaged blocks, sorted, each once; none of [`Report::blocks`].
+    pub fn corrupt(&self) -> Arc<[u64]> {
+        self.corrupt.clone()
+    }
+
     /// Takes a new report in place of the last one.
-    pub fn replace(&mut self, sent: Vec<u64>) -> ReportChange {
+    pub fn replace(&mut self, blocks: Vec<u64>, corrupt: Vec<u64>) -> ReportChange {
+        let (added, removed) = self.replace_blocks(blocks);
+        ReportChange {
+            added,
+            removed,
+            corrupted: self.replace_corrupt(corrupt),
+        }
+    }
+
+    fn replace_blocks(&mut self, sent: Vec<u64>) -> (usize, Vec<u64>) {
         if *sent == *self.as_sent.as_deref().unwrap_or(&self.sorted) {
-            return ReportChange::default();
+            return (0, Vec::new());
         }
         let sorted: Vec<u64>;
         (sorted, self.as_sent) = if sent.is_sorted_by(|a, b| a < b) {
@@ -52,27 +70,41 @@ impl Report {
             sorted.dedup();
             (sorted, Some(sent.into()))
         };
-        let change = compare(&self.sorted, &sorted);
-        if !change.is_none() {
+        let (added, removed) = (
+            missing_from(&self.sorted, &sorted),
+            missing_from(&sorted, &self.sorted),
+        );
+        if !(added.is_empty() && removed.is_empty()) {
             self.sorted = sorted.into();
         }
-        change
+        (added.len(), removed)
+    }
+
+    fn replace_corrupt(&mut self, mut sent: Vec<u64>) -> usize {
+        sent.sort_unstable();
+        sent.dedup();
+        // One that it can read after all counts as good.
+        let corrupt = missing_from(&self.sorted, &sent);
+        let corrupted = missing_from(&self.corrupt, &corrupt).len();
+        if *corrupt != *self.corrupt {
+            self.corrupt = corrupt.into();
+        }
+        corrupted
     }
 }
 
-/// Compares two sorted lists without repetitions.
-fn compare(before: &[u64], after: &[u64]) -> ReportChange {
-    let (mut b, mut a, mut common) = (0, 0, 0);
-    while b < before.len() && a < after.len() {
-        let (left, right) = (before[b], after[a]);
-        common += usize::from(left == right);
-        b += usize::from(left <= right);
-        a += usize::from(right <= left);
+/// What of `list` is not in `from`; both are sorted without repetitions, and so is the answer.
+fn missing_from(from: &[u64], list: &[u64]) -> Vec<u64> {
+    let mut rest = from;
+    let mut missing = Vec::new();
+    for &block in list {
+        let below = rest.iter().take_while(|&&other| other < block).count();
+        rest = &rest[below..];
+        if rest.first() != Some(&block) {
+            missing.push(block);
+        }
     }
-    ReportChange {
-        added: after.len() - common,
-        removed: before.len() - common,
-    }
+    missing
 }
 
 #[cfg(test)]
@@ -87,29 +119,53 @@ mod tests {
     fn orders_and_repetitions_do_not_matter() {
         let mut report = Report::default();
         for (sent, added, removed, blocks) in [
-            (vec![], 0, 0, vec![]),
-            (vec![3, 1, 2], 3, 0, vec![1, 2, 3]),
-            (vec![3, 1, 2], 0, 0, vec![1, 2, 3]),
-            (vec![1, 2, 3], 0, 0, vec![1, 2, 3]),
-            (vec![1, 1, 2, 3, 3], 0, 0, vec![1, 2, 3]),
-            (vec![4, 2, 4], 1, 2, vec![2, 4]),
-            (vec![2, 4], 0, 0, vec![2, 4]),
-            (vec![], 0, 2, vec![]),
-            (vec![u64::MAX, 0], 2, 0, vec![0, u64::MAX]),
+            (vec![], 0, vec![], vec![]),
+            (vec![3, 1, 2], 3, vec![], vec![1, 2, 3]),
+            (vec![3, 1, 2], 0, vec![], vec![1, 2, 3]),
+            (vec![1, 2, 3], 0, vec![], vec![1, 2, 3]),
+            (vec![1, 1, 2, 3, 3], 0, vec![], vec![1, 2, 3]),
+            (vec![4, 2, 4], 1, vec![1, 3], vec![2, 4]),
+            (vec![2, 4], 0, vec![], vec![2, 4]),
+            (vec![], 0, vec![2, 4], vec![]),
+            (vec![u64::MAX, 0], 2, vec![], vec![0, u64::MAX]),
         ] {
-            let change = report.replace(sent.clone());
-            assert_eq!(change, ReportChange { added, removed }, "{sent:?}");
+            let change = report.replace(sent.clone(), vec![]);
+            let expected = ReportChange {
+                added,
+                removed,
+                corrupted: 0,
+            };
+            assert_eq!(change, expected, "{sent:?}");
             assert_eq!(*report.blocks(), blocks, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_good_or_damaged_and_never_both() {
+        let mut report = Report::default();
+        for (blocks, sent, corrupt, removed, corrupted) in [
+            (vec![1, 2], vec![9, 4, 9], vec![4, 9], vec![], 2),
+            (vec![1, 2], vec![9, 4], vec![4, 9], vec![], 0),
+            (vec![1, 2], vec![2, 9], vec![9], vec![], 0),
+            (vec![2, 1], vec![1, 2], vec![], vec![], 0),
+            (vec![1], vec![2], vec![2], vec![2], 1),
+            (vec![1, 2], vec![2], vec![], vec![], 0),
+        ] {
+            let change = report.replace(blocks.clone(), sent.clone());
+            assert_eq!(*report.corrupt(), corrupt, "{blocks:?} {sent:?}");
+            assert_eq!(change.removed, removed, "{blocks:?} {sent:?}");
+            assert_eq!(change.corrupted, corrupted, "{blocks:?} {sent:?}");
         }
     }
 
     #[test]
     fn what_did_not_change_is_shared_with_those_who_have_it() {
         let mut report = Report::default();
-        report.replace(vec![1, 2, 3]);
-        let before = report.blocks();
-        report.replace(vec![3, 2, 1]);
-        assert!(Arc::ptr_eq(&before, &report.blocks()));
+        report.replace(vec![1, 2, 3], vec![5, 4]);
+        let before = (report.blocks(), report.corrupt());
+        report.replace(vec![3, 2, 1], vec![4, 5]);
+        assert!(Arc::ptr_eq(&before.0, &report.blocks()));
+        assert!(Arc::ptr_eq(&before.1, &report.corrupt()));
     }
 
     proptest! {
@@ -119,9 +175,9 @@ mod tests {
             let mut before = BTreeSet::new();
             for sent in reports {
                 let after: BTreeSet<u64> = sent.iter().copied().collect();
-                let change = report.replace(sent);
+                let change = report.replace(sent, vec![]);
                 prop_assert_eq!(change.added, after.difference(&before).count());
-                prop_assert_eq!(change.removed, before.difference(&after).count());
+                prop_assert!(change.removed.iter().eq(before.difference(&after)));
                 prop_assert!(report.blocks().iter().eq(&after));
                 before = after;
             }

@@ -1,4 +1,5 @@
-//! The operators' service: what this node knows of itself.
+//! The operators' service: each RPC is taken apart and answered by a method of [`Shared`]. What this node
+//! knows of itself is told here; the rest, which only the leader knows, in `check_files` and `upkeep`.
 
 use std::sync::Arc;
 
@@ -9,7 +10,10 @@ use super::status::Failure;
 use crate::actors::raft_node::messages::{GetStatus, MemberStatus, Role};
 use crate::domain::state::ReadTables;
 use crate::proto::admin::admin_service_server::AdminService;
-use crate::proto::admin::{self, GetNodeStatusRequest, GetNodeStatusResponse};
+use crate::proto::admin::{
+    self, AllowMassDeleteRequest, AllowMassDeleteResponse, CheckFilesRequest, CheckFilesResponse,
+    GetNodeStatusRequest, GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse,
+};
 
 /// The operators' service.
 #[derive(Clone)]
@@ -23,6 +27,30 @@ impl AdminService for AdminDesk {
     ) -> Result<Response<GetNodeStatusResponse>, Status> {
         let (call, _) = self.0.open(request);
         self.0.answer(&call, self.0.get_node_status(&call)).await
+    }
+
+    async fn check_files(
+        &self,
+        request: Request<CheckFilesRequest>,
+    ) -> Result<Response<CheckFilesResponse>, Status> {
+        let (call, message) = self.0.open(request);
+        self.0.answer(&call, self.0.check_files(&call, message)).await
+    }
+
+    async fn get_upkeep(
+        &self,
+        request: Request<GetUpkeepRequest>,
+    ) -> Result<Response<GetUpkeepResponse>, Status> {
+        let (call, _) = self.0.open(request);
+        self.0.answer(&call, self.0.get_upkeep(&call)).await
+    }
+
+    async fn allow_mass_delete(
+        &self,
+        request: Request<AllowMassDeleteRequest>,
+    ) -> Result<Response<AllowMassDeleteResponse>, Status> {
+        let (call, _) = self.0.open(request);
+        self.0.answer(&call, self.0.allow_mass_delete(&call)).await
     }
 }
 

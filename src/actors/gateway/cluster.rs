@@ -7,8 +7,10 @@ use std::net::IpAddr;
 use super::forward;
 use super::service::{Call, Shared, ask};
 use super::status::Failure;
-use crate::actors::data_servers::messages::{DataServerCommand, GetReports, HeartbeatReceived, ServerReport};
-use crate::actors::raft_node::messages::{Leader, LeadershipChanged};
+use crate::actors::data_servers::messages::{
+    DataServerCommand, GetReports, HeartbeatReceived, Reports, ServerReport,
+};
+use crate::actors::raft_node::messages::{GetStatus, Leader, LeadershipChanged};
 use crate::domain::command::Refusal;
 use crate::proto::dfs::command::Action;
 use crate::proto::dfs::{
@@ -18,6 +20,9 @@ use crate::proto::dfs::{
 
 /// Bytes in what the contract calls a MB.
 const MB: u64 = 1 << 20;
+
+/// Who has no answer when it is not the Raft node.
+pub(super) const KEEPER: &str = "the DataServers' keeper";
 
 /// The longest id of a DataServer, in bytes: it is kept for ever.
 const MAX_SERVER_ID_BYTES: usize = 255;
@@ -53,15 +58,41 @@ impl Shared {
         }
     }
 
+    /// This node must lead, and be sure of it: what is asked is not passed on, and a leader that was
+    /// cut off finds out here.
+    pub(super) async fn lead_for_sure(&self, call: &Call) -> Result<(), Failure> {
+        let news = self.who_leads(call).await;
+        match news.is_leader() {
+            true => self.await_read(call).await,
+            false => Err(Failure::NotLeader(news.leader)),
+        }
+    }
+
     /// What every DataServer reported last. This node must lead.
-    pub(super) async fn reports(&self, call: &Call) -> Result<Vec<ServerReport>, Failure> {
-        let answer = ask(
-            &self.neighbours.get_reports,
-            GetReports,
-            call.deadline.for_handler(),
-        )
-        .await;
-        answer.map_err(|_| Failure::NoAnswer("the DataServers' keeper"))
+    pub(super) async fn reports(&self, call: &Call) -> Result<Reports, Failure> {
+        let until = call.deadline.for_handler();
+        let reports = ask(&self.neighbours.get_reports, GetReports, until)
+            .await
+            .map_err(|_| Failure::NoAnswer(KEEPER))?;
+        // It has heard before this gateway that another node leads. No reports would look as if
+        // every DataServer were dead.
+        if reports.generation == 0 {
+            return Err(Failure::NotLeader(None));
+        }
+        Ok(reports)
+    }
+
+    /// The cluster's id; empty while this node does not know it.
+    async fn cluster_id(&self, call: &Call) -> String {
+        if let Some(known) = self.cluster_id.get() {
+            return known.clone();
+        }
+        let until = call.deadline.for_neighbours();
+        let status = ask(&self.neighbours.get_status, GetStatus, until).await;
+        match status.ok().and_then(|status| status.cluster_id) {
+            Some(id) => self.cluster_id.get_or_init(|| id).clone(),
+            None => String::new(),
+        }
     }
 
     pub(super) async fn get_cluster_info(
@@ -82,6 +113,7 @@ impl Shared {
                 master_meta_server,
                 slave_meta_server,
                 data_server: reports
+                    .servers
                     .iter()
                     .filter(|report| report.alive)
                     .filter_map(data_server)
@@ -104,6 +136,7 @@ impl Shared {
             id: request.data_server_id,
             addr,
             blocks: request.block_ids_report,
+            corrupt: request.corrupt_block_ids,
             block_count: request.block_count,
             free_space: request.free_space,
             total_capacity: request.total_capacity,
@@ -112,10 +145,11 @@ impl Shared {
         match ask(&self.neighbours.heartbeat, beat, call.deadline.for_handler()).await {
             Ok(Ok(commands)) => Ok(HeartbeatResponse {
                 commands: commands.into_iter().map(command).collect(),
+                cluster_id: self.cluster_id(call).await,
             }),
             Ok(Err(error)) => Err(Failure::Heartbeat(error)),
             // It will beat again, and a beat counts once however often it comes.
-            Err(_) => Err(Failure::NoAnswer("the DataServers' keeper")),
+            Err(_) => Err(Failure::NoAnswer(KEEPER)),
         }
     }
 }
@@ -249,6 +283,11 @@ mod tests {
     fn reports_are_shown_in_megabytes_and_never_overflow() {
         let report = |free, total| ServerReport {
             server: crate::domain::ids::ServerId(1),
+            id: "ds-1".into(),
+            status: crate::domain::state::ServerStatus::Healthy,
+            reported_ms: Some(1),
+            corrupt: [].into(),
+            takes_blocks: true,
             addr: "localhost:8001".into(),
             blocks: [1, 2, 3].into(),
             free_space: free,

@@ -8,7 +8,7 @@
 //!
 //! Invariant: health says SERVING exactly while a leader is known and the gateway is not stopping.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -21,11 +21,13 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::actors::data_servers::messages::{GetReports, HeartbeatReceived};
+use crate::actors::data_servers::messages::{GetOrders, GetReports, HeartbeatReceived};
 use crate::actors::raft_node::messages::{AwaitRead, GetStatus, LeadershipChanged, Propose};
+use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus};
 use crate::storage::StateReader;
 
 mod admin;
+mod check_files;
 mod cluster;
 mod forward;
 mod limits;
@@ -37,6 +39,7 @@ mod service;
 mod status;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod writes;
 
 use forward::PeerChannels;
@@ -89,6 +92,12 @@ pub struct GatewayNeighbours {
     pub heartbeat: Recipient<HeartbeatReceived>,
     /// The DataServers' keeper, for what they reported.
     pub get_reports: Recipient<GetReports>,
+    /// The DataServers' keeper, for what they are to do.
+    pub get_orders: Recipient<GetOrders>,
+    /// The scheduler, for what its upkeep found.
+    pub get_upkeep: Recipient<GetUpkeepStatus>,
+    /// The scheduler, for an operator's word.
+    pub allow_mass_delete: Recipient<AllowMassDelete>,
 }
 
 /// The gateway.
@@ -144,6 +153,7 @@ impl GatewayActor {
             who_leads: ctx.address().recipient(),
             state: self.state.clone(),
             started: Instant::now(),
+            cluster_id: OnceLock::new(),
         });
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let (stop, stopped) = oneshot::channel::<()>();

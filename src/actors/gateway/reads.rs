@@ -13,8 +13,9 @@ use super::status::Failure;
 use crate::actors::raft_node::messages::AwaitRead;
 use crate::domain::command::Refusal;
 use crate::domain::ids::{BlockId, ServerId};
-use crate::domain::namespace::{find, replicas_of, run_of_file};
+use crate::domain::namespace::find;
 use crate::domain::path::CleanPath;
+use crate::domain::replicas::{replicas_of, run_of_file};
 use crate::domain::state::{BlockRun, DataServer, Entry, EntryKind, ReadTables, ServerStatus};
 use crate::proto::dfs::{
     BlockLocations, FileType, GetBlockLocationsRequest, GetBlockLocationsResponse, GetNodeInfoRequest,
@@ -130,6 +131,10 @@ impl Shared {
     ) -> Result<GetBlockLocationsResponse, Failure> {
         let path = CleanPath::parse(&request.path)?;
         let size = self.allowed_size(request.size, &path)?;
+        if request.staged && size == 0 {
+            let why = format!("a staged write needs a size of more than 0 bytes: {path}");
+            return Err(Refusal::invalid_argument(why).into());
+        }
         self.await_read(call).await?;
         if let Some(id) = call.request_id()? {
             // The repeat of an allocation that was made gets its answer even if none could be made now.
@@ -137,13 +142,16 @@ impl Shared {
                 return self.allocated(call, first.applied?).await;
             }
         }
+        if request.staged {
+            return self.allocate(call, path, size, true).await;
+        }
         let wanted = path.clone();
         let there = self.look(call, move |view, limit| {
             existing_blocks(view, &wanted, size, limit)
         });
         match there.await? {
             Some(blocks) => Ok(blocks),
-            None => self.allocate(call, path, size).await,
+            None => self.allocate(call, path, size, false).await,
         }
     }
 
@@ -269,7 +277,7 @@ impl<'v, 'e> Locator<'v, 'e> {
 
     /// Where the replicas of a block of `run` are: those on healthy DataServers first, because
     /// readers take the first one; otherwise in the order of their placement.
-    pub(super) fn locations(&mut self, run: &BlockRun, block: BlockId) -> Result<Vec<String>, StorageError> {
+    fn locations(&mut self, run: &BlockRun, block: BlockId) -> Result<Vec<String>, StorageError> {
         let (mut healthy, mut others) = (Vec::new(), Vec::new());
         for replica in replicas_of(self.view, run, block)? {
             let Some(server) = self.server(replica)? else {
@@ -282,6 +290,15 @@ impl<'v, 'e> Locator<'v, 'e> {
         }
         healthy.append(&mut others);
         Ok(healthy)
+    }
+
+    /// The addresses of these DataServers, in their order.
+    pub(super) fn addresses(&mut self, servers: &[ServerId]) -> Result<Vec<String>, StorageError> {
+        let mut addresses = Vec::with_capacity(servers.len());
+        for &number in servers {
+            addresses.extend(self.server(number)?.map(|server| server.addr.clone()));
+        }
+        Ok(addresses)
     }
 
     /// The DataServer with this number.

@@ -1,20 +1,21 @@
 //! How many replicas every block should have, and how many DataServers reported it.
 //!
 //! The record says where replicas should be; the reports, which only the leader knows, where they
-//! are. A report counts while its DataServer is alive.
+//! are. A report counts while its DataServer is alive; a damaged replica never does. Good replicas
+//! count wherever they are.
+//!
+//! A file that is being written, allocated but not finalized, shows the blocks that it is to have and
+//! who has them so far. None is due yet: 0 replicas are expected, and it is healthy.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::forward;
 use super::reads::{Locator, LookError, look_up};
 use super::service::{Call, Shared};
 use super::status::Failure;
-use crate::actors::data_servers::messages::ServerReport;
-use crate::domain::ids::InodeId;
-use crate::domain::namespace::run_of_file;
+use crate::domain::census::{Census, Health};
 use crate::domain::path::CleanPath;
-use crate::domain::state::{BlockRun, Entry};
+use crate::domain::state::{BlockRun, Entry, EntryKind, OwnedRun, ReadTables, WriteState};
 use crate::proto::dfs::{
     BlockReplicationInfo, GetReplicationInfoRequest, GetReplicationInfoResponse, ReplicationStatus,
 };
@@ -40,10 +41,10 @@ impl Shared {
             return forward::outcome(call, leader, client.get_replication_info(request)).await;
         }
         self.await_read(call).await?;
-        let reports = self.reports(call).await?;
+        let census = Census::from(&self.reports(call).await?);
         let until = call.deadline.for_handler();
         let files = self
-            .look_aside(call, move |view| inspect(view, &path, &reports, until))
+            .look_aside(call, move |view| inspect(view, &path, &census, until))
             .await?;
         Ok(counted(files))
     }
@@ -53,21 +54,20 @@ impl Shared {
 fn inspect(
     view: &StateView<'_>,
     path: &CleanPath,
-    reports: &[ServerReport],
+    census: &Census,
     until: Instant,
 ) -> Result<Vec<ReplicationStatus>, LookError> {
     let entry = look_up(view, path)?;
     let mut inspector = Inspector {
         view,
         locator: Locator::new(view),
-        reports: reports.iter().filter(|report| report.alive).collect(),
+        census,
     };
     if !entry.is_directory() {
         return Ok(vec![inspector.file(path, &entry)?]);
     }
-    let directory: InodeId = entry.inode;
     let mut files = Vec::new();
-    let all = view.for_each_file(directory, path, &mut |path, file| {
+    let all = view.for_each_file(entry.inode, path, &mut |path, file| {
         files.push(inspector.file(path, file)?);
         // Nobody waits for the answer any more.
         Ok(Instant::now() < until)
@@ -75,68 +75,74 @@ fn inspect(
     if all { Ok(files) } else { Err(LookError::TooMany) }
 }
 
+/// The run that holds a file's content or shall hold it, if it has any, and how far its write is.
+pub(super) fn owned_run(view: &StateView<'_>, entry: &Entry) -> Result<Option<OwnedRun>, StorageError> {
+    match entry.kind {
+        EntryKind::File {
+            blocks: Some(first), ..
+        } => view.run(first),
+        EntryKind::File { blocks: None, .. } | EntryKind::Directory => Ok(None),
+    }
+}
+
 struct Inspector<'v, 'e> {
     view: &'v StateView<'e>,
     locator: Locator<'v, 'e>,
-    reports: Vec<&'v ServerReport>,
+    census: &'v Census,
 }
 
 impl Inspector<'_, '_> {
     fn file(&mut self, path: &CleanPath, entry: &Entry) -> Result<ReplicationStatus, StorageError> {
-        let run = run_of_file(self.view, entry)?;
-        let expected = run.as_ref().map_or(0, |run| run.replication);
-        let blocks = match run {
-            Some(run) => self.blocks(&run)?,
-            None => Vec::new(),
+        let owned = owned_run(self.view, entry)?;
+        // As long as a file is being written nothing is due yet.
+        let expected_replicas = match &owned {
+            Some(OwnedRun {
+                run,
+                write: WriteState::Written { .. },
+                ..
+            }) => Some(run.replication),
+            Some(OwnedRun {
+                write: WriteState::Open(_),
+                ..
+            })
+            | None => None,
         };
-        let counts = || blocks.iter().map(|block| block.replica_count);
-        // No block lacks a replica in a file that has none.
-        let least = counts().min().unwrap_or(expected);
-        let status = match () {
-            () if least < expected => UNDER,
-            () if counts().any(|count| count > expected) => OVER,
-            () => HEALTHY,
+        let (blocks, worst) = match &owned {
+            Some(owned) => self.blocks(&owned.run)?,
+            None => (Vec::new(), Health::Healthy),
         };
+        let status = match expected_replicas.map_or(Health::Healthy, |_| worst) {
+            Health::Healthy => HEALTHY,
+            Health::OverReplicated => OVER,
+            Health::UnderReplicated | Health::Missing => UNDER,
+        };
+        let least = blocks.iter().map(|block| block.replica_count).min();
         Ok(ReplicationStatus {
             path: path.to_string(),
             inode: entry.inode.0,
             size: i64::try_from(entry.size).unwrap_or(i64::MAX),
-            expected_replicas: expected,
-            actual_replicas: least,
+            expected_replicas: expected_replicas.unwrap_or(0),
+            actual_replicas: least.unwrap_or(0),
             blocks,
             status: status.to_owned(),
         })
     }
 
-    fn blocks(&mut self, run: &BlockRun) -> Result<Vec<BlockReplicationInfo>, StorageError> {
-        let mut reported = self.reported(run);
-        let blocks = run.blocks().map(|block| {
-            let locations = reported.remove(&block.0).unwrap_or_default();
-            Ok(BlockReplicationInfo {
-                block_id: block.0,
-                replica_count: locations.len() as u32,
-                locations,
-                expected_locations: self.locator.locations(run, block)?,
-            })
-        });
-        blocks.collect()
-    }
-
-    /// Who reported which block of a run. The ids of a run follow each other, and reports are sorted.
-    fn reported(&self, run: &BlockRun) -> HashMap<u64, Vec<String>> {
-        let mut reported: HashMap<u64, Vec<String>> = HashMap::new();
-        for report in &self.reports {
-            let start = report.blocks.partition_point(|&block| block < run.first.0);
-            let ours = report.blocks[start..].iter();
-            for &block in ours.take_while(|&&block| block - run.first.0 < run.count) {
-                let locations = reported.entry(block).or_default();
-                // Sorted is not promised to mean distinct.
-                if locations.last() != Some(&report.addr) {
-                    locations.push(report.addr.clone());
-                }
-            }
+    /// The blocks of a run, and how the worst of them fares.
+    fn blocks(&mut self, run: &BlockRun) -> Result<(Vec<BlockReplicationInfo>, Health), StorageError> {
+        let moved = self.view.moved_in(run.first, run.count)?;
+        let mut views = self.census.views(run, &moved);
+        let (mut blocks, mut worst) = (Vec::new(), Health::Healthy);
+        while let Some(view) = views.next() {
+            worst = worst.max(view.health());
+            blocks.push(BlockReplicationInfo {
+                block_id: view.block.0,
+                replica_count: view.good.len() as u32,
+                locations: self.locator.addresses(view.good)?,
+                expected_locations: self.locator.addresses(view.expected)?,
+            });
         }
-        reported
+        Ok((blocks, worst))
     }
 }
 

@@ -5,7 +5,7 @@
 //! neighbour does or does not, every method here ends within its [`Deadline`].
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix::{MailboxError, Message, Recipient};
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) state: StateReader,
     pub(super) peers: PeerChannels,
     pub(super) started: Instant,
+    /// Never changes once it is known, so that beats need not ask for it.
+    pub(super) cluster_id: OnceLock<String>,
 }
 
 /// A request without its message.

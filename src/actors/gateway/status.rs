@@ -48,6 +48,8 @@ pub(super) enum Failure {
     LeaderSays(Status),
     /// An actor of this node did not answer; nothing was changed.
     NoAnswer(&'static str),
+    /// This node leads, but does not know yet what it would have to say; it soon will.
+    NotReady(&'static str),
     /// Too many requests are under way.
     TooManyRequests,
     /// The request or its answer took too long, nobody knows where.
@@ -76,6 +78,8 @@ impl Failure {
                 Failure::LeaderSays(status) => {
                     status.code() == Code::Unavailable && !status.metadata().contains_key(LEADER_KEY)
                 }
+                // This node is the leader: asking it again at once does not help.
+                Failure::NotReady(_) => false,
                 other => describe(other).0 == Code::Unavailable,
             }
     }
@@ -160,6 +164,7 @@ fn describe(failure: &Failure) -> (Code, String) {
         ),
         Failure::LeaderSays(status) => (status.code(), status.message().to_owned()),
         Failure::NoAnswer(who) => (Code::Unavailable, format!("no answer from {who}")),
+        Failure::NotReady(why) => (Code::Unavailable, (*why).to_owned()),
         Failure::TooManyRequests => (Code::ResourceExhausted, "too many requests in flight".to_owned()),
         Failure::TooSlow => (Code::DeadlineExceeded, "the request took too long".to_owned()),
         // Not FAILED_PRECONDITION: nothing that the caller could change would make it work. Neither
@@ -303,6 +308,7 @@ mod tests {
             ),
             (Failure::LeaderSays(Status::not_found("/a")), NotFound, "/a"),
             (Failure::NoAnswer("x"), Unavailable, "no answer from x"),
+            (Failure::NotReady("not yet"), Unavailable, "not yet"),
             (
                 Failure::TooManyRequests,
                 ResourceExhausted,

@@ -8,7 +8,7 @@ use super::service::{Call, NoAnswer, Shared, ask};
 use super::status::Failure;
 use crate::actors::raft_node::messages::{Propose, ProposeError};
 use crate::domain::command::{Op, Outcome, Refusal};
-use crate::domain::ids::InodeId;
+use crate::domain::ids::{BlockId, InodeId};
 use crate::domain::path::CleanPath;
 use crate::domain::state::BlockRun;
 use crate::proto::dfs::{
@@ -83,9 +83,15 @@ impl Shared {
         call: &Call,
         path: CleanPath,
         size: u64,
+        staged: bool,
     ) -> Result<GetBlockLocationsResponse, Failure> {
-        let plan = None;
-        let outcome = self.propose(call, Op::Allocate { path, size, plan }).await?;
+        let op = Op::Allocate {
+            path,
+            size,
+            plan: None,
+            staged,
+        };
+        let outcome = self.propose(call, op).await?;
         self.allocated(call, outcome).await
     }
 
@@ -163,6 +169,7 @@ fn finalize(request: FinalizeWriteRequest) -> Result<Op, Refusal> {
         size,
         md5: request.md5,
         path,
+        staged: (request.staged_block != 0).then_some(BlockId(request.staged_block)),
     })
 }
 

@@ -72,6 +72,10 @@ impl Consensus for Openraft {
     fn write(&self, batch: Batch) -> LocalBoxFuture<'static, Result<BatchOutcome, WriteError>> {
         let raft = self.raft.clone();
         async move {
+            #[cfg(feature = "planted-bugs")]
+            if let Some(answer) = super::planted::write(&raft, &batch).await {
+                return answer;
+            }
             match raft.client_write(batch).await {
                 Ok(response) => Ok(response.data),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(WriteError::NotLeader),
@@ -88,6 +92,10 @@ impl Consensus for Openraft {
     ) -> LocalBoxFuture<'static, Result<u64, ReadIndexError>> {
         let raft = self.raft.clone();
         async move {
+            #[cfg(feature = "planted-bugs")]
+            if let Some(index) = super::planted::read_index(&raft) {
+                return Ok(index);
+            }
             if lease {
                 let recent = LinearizerOption::new(None, false).with_wait_timeout(Duration::ZERO);
                 if let Ok(linearizer) = raft.get_read_linearizer(recent).await {

@@ -31,6 +31,8 @@ pub mod membership;
 pub mod messages;
 pub mod peer_service;
 pub mod peers;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod proposals;
 mod reads;
 #[cfg(test)]

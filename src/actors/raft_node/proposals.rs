@@ -220,7 +220,8 @@ fn size_hint(command: &Command) -> usize {
         }
         Op::Finalize { path, md5, .. } => path.as_str().len() + md5.len(),
         Op::RegisterDataServer { id, addr } => id.len() + addr.len(),
-        Op::ReleaseGarbage { runs } => 10 * runs.len(),
+        Op::ReleaseGarbage { runs } | Op::AbandonWrites { runs } => 10 * runs.len(),
+        Op::Condemn { orphans } => orphans.iter().map(|orphan| 16 + 5 * orphan.holders.len()).sum(),
         Op::MoveReplica { .. } | Op::SetDataServerStatus { .. } | Op::Reclaim { .. } => 0,
     };
     variable + 64

@@ -251,6 +251,7 @@ fn allocate(path: &str) -> Propose {
             path: CleanPath::parse(path).unwrap(),
             size: 1,
             plan: None,
+            staged: false,
         },
         ..create(path)
     }

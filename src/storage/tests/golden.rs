@@ -1,166 +1,24 @@
-//! The bytes of our own formats, written out by hand: log entries, records, keys and small files. A
+//! The bytes of our own formats, written out by hand: records, keys and small files here, log entries and
+//! answers in [`golden_commands`](super::golden_commands). A
 //! data directory of today must be readable tomorrow. A change that fails here needs a new version
 //! (`BATCH_VERSION`, `RECORD_VERSION` and with it `STATE_VERSION`, or the first line of `STATE`), and
-//! a reader that still knows the old one.
+//! a reader that still knows the old one (see [`upgrades`](super::upgrades)).
 
 use std::fs;
 
 use prost::Message;
 
+use super::golden_commands::{joined, nested, run, run_bytes};
 use super::*;
 use crate::domain::command::Refusal;
 use crate::domain::state::{
-    BlockRun, Counters, DataServer, Entry, EntryKind, Garbage, GarbageReason, OwnedRun, Remembered,
-    ServerStatus,
+    Counters, DataServer, Entry, EntryKind, Garbage, GarbageReason, OpenWrite, OwnedRun, ServerStatus,
+    WriteState,
 };
 use crate::storage::codec;
 use crate::storage::env::StateDir;
 
-const BUMP: &str = "the encoding changed: bump the version, and go on reading the old one";
-
-fn joined(parts: &[&[u8]]) -> Vec<u8> {
-    parts.concat()
-}
-
-/// A field that holds a message: its tag, its length, its fields.
-fn nested(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let body = joined(parts);
-    assert!(body.len() < 128, "one byte of length");
-    [&[tag, body.len() as u8][..], &body].concat()
-}
-
-fn run() -> BlockRun {
-    BlockRun {
-        first: BlockId(300),
-        count: 5,
-        block_size: 4,
-        replication: 2,
-        servers: vec![ServerId(9), ServerId(200)],
-    }
-}
-
-/// `BlockRun` behind a tag.
-fn run_bytes(tag: u8) -> Vec<u8> {
-    nested(
-        tag,
-        &[
-            b"\x08\xac\x02",         // 1 first: 300
-            b"\x10\x05",             // 2 count: 5
-            b"\x18\x04",             // 3 block_size: 4
-            b"\x20\x02",             // 4 replication: 2
-            b"\x2a\x03\x09\xc8\x01", // 5 servers, packed: 9, 200
-        ],
-    )
-}
-
-#[test]
-fn log_entries_keep_their_bytes_or_bump_the_version() {
-    let a = || path("/a");
-    let every_op: [(Op, Vec<u8>); 9] = [
-        (
-            Op::Create {
-                path: a(),
-                directory: true,
-            },
-            // 3 create { 1 path, 2 directory }
-            nested(0x1a, &[b"\x0a\x02/a", b"\x10\x01"]),
-        ),
-        (
-            Op::Delete {
-                path: a(),
-                recursive: true,
-            },
-            // 4 delete { 1 path, 2 recursive }
-            nested(0x22, &[b"\x0a\x02/a", b"\x10\x01"]),
-        ),
-        (
-            Op::Allocate {
-                path: a(),
-                size: 300,
-                plan: Some(AllocationPlan {
-                    block_size: 4,
-                    replication: 2,
-                    servers: vec![ServerId(9), ServerId(200)],
-                }),
-            },
-            // 5 allocate { 1 path, 2 size, 3 plan { 1 block_size, 2 replication, 3 servers } }
-            nested(
-                0x2a,
-                &[
-                    b"\x0a\x02/a",
-                    b"\x10\xac\x02",
-                    &nested(0x1a, &[b"\x08\x04", b"\x10\x02", b"\x1a\x03\x09\xc8\x01"]),
-                ],
-            ),
-        ),
-        (
-            Op::Finalize {
-                path: a(),
-                inode: InodeId(7),
-                size: 300,
-                md5: "d4".to_owned(),
-            },
-            // 6 finalize { 1 path, 2 inode, 3 size, 4 md5 }
-            nested(
-                0x32,
-                &[b"\x0a\x02/a", b"\x10\x07", b"\x18\xac\x02", b"\x22\x02d4"],
-            ),
-        ),
-        (
-            Op::MoveReplica {
-                block: BlockId(300),
-                from: ServerId(9),
-                to: ServerId(8),
-            },
-            // 7 move_replica { 1 block, 2 from, 3 to }
-            nested(0x3a, &[b"\x08\xac\x02", b"\x10\x09", b"\x18\x08"]),
-        ),
-        (
-            Op::RegisterDataServer {
-                id: "ds".to_owned(),
-                addr: "h:1".to_owned(),
-            },
-            // 8 register_data_server { 1 id, 2 addr }
-            nested(0x42, &[b"\x0a\x02ds", b"\x12\x03h:1"]),
-        ),
-        (
-            Op::SetDataServerStatus {
-                server: ServerId(9),
-                status: ServerStatus::Down,
-            },
-            // 9 set_data_server_status { 1 server, 2 status: DOWN }
-            nested(0x4a, &[b"\x08\x09", b"\x10\x02"]),
-        ),
-        (
-            Op::ReleaseGarbage {
-                runs: vec![BlockId(5), BlockId(300)],
-            },
-            // 10 release_garbage { 1 blocks, packed }
-            nested(0x52, &[b"\x0a\x03\x05\xac\x02"]),
-        ),
-        // 11 reclaim { 1 limit }
-        (Op::Reclaim { limit: 100 }, nested(0x5a, &[b"\x08\x64"])),
-    ];
-    for (op, golden) in every_op {
-        let command = Command {
-            time_ms: 150,
-            request_id: Some(id("r1")),
-            op,
-        };
-        let golden = joined(&[
-            b"\x08\x01", // 1 version: 1
-            // 2 command { 1 time_ms: 150, 2 request_id, op }
-            &nested(0x12, &[b"\x08\x96\x01", b"\x12\x02r1", &golden]),
-        ]);
-        assert_eq!(
-            convert::encode_batch(std::slice::from_ref(&command)),
-            golden,
-            "{BUMP}"
-        );
-        assert_eq!(convert::decode_batch(&golden).unwrap(), [command]);
-    }
-    assert_eq!(convert::BATCH_VERSION, 1);
-}
+pub const BUMP: &str = "the encoding changed: bump the version, and go on reading the old one";
 
 #[test]
 fn status_and_reason_and_refusal_numbers_stay() {
@@ -175,6 +33,8 @@ fn status_and_reason_and_refusal_numbers_stay() {
         (GarbageReason::Deleted, 1),
         (GarbageReason::Overwritten, 2),
         (GarbageReason::Truncated, 3),
+        (GarbageReason::Abandoned, 4),
+        (GarbageReason::Orphaned, 5),
     ] {
         let garbage = Garbage {
             run: run(),
@@ -209,7 +69,7 @@ fn records_keep_their_bytes_or_bump_the_version() {
         },
     };
     let golden = joined(&[
-        b"\x01",         // version
+        b"\x02",         // version
         b"\x08\x07",     // 1 inode
         b"\x10\x96\x01", // 2 mtime_ms
         b"\x18\xac\x02", // 3 size
@@ -224,20 +84,43 @@ fn records_keep_their_bytes_or_bump_the_version() {
         ..file
     };
     let golden = joined(&[
-        b"\x01\x08\x07\x10\x96\x01\x18\xac\x02",
+        b"\x02\x08\x07\x10\x96\x01\x18\xac\x02",
         b"\x20\x01", // 4 directory
     ]);
     assert_eq!(codec::encode_entry(&directory), golden, "{BUMP}");
     assert_eq!(codec::decode_entry(&golden).unwrap(), directory);
 
-    let owned = OwnedRun {
+    let written = OwnedRun {
         inode: InodeId(7),
         run: run(),
+        write: WriteState::Written { at_ms: 150 },
     };
-    // 1 inode, 2 run
-    let golden = joined(&[b"\x01", b"\x08\x07", &run_bytes(0x12)]);
-    assert_eq!(codec::encode_run(&owned), golden, "{BUMP}");
-    assert_eq!(codec::decode_run(&golden).unwrap(), owned);
+    // 1 inode, 2 run, 4 written_ms
+    let golden = joined(&[b"\x02", b"\x08\x07", &run_bytes(0x12), b"\x20\x96\x01"]);
+    assert_eq!(codec::encode_run(&written), golden, "{BUMP}");
+    assert_eq!(codec::decode_run(&golden).unwrap(), written);
+
+    let open = OwnedRun {
+        write: WriteState::Open(OpenWrite {
+            since_ms: 150,
+            parent: InodeId(300),
+            name: "f".to_owned(),
+            staged: true,
+        }),
+        ..written
+    };
+    // 1 inode, 2 run, 3 open { 1 since_ms, 2 parent, 3 name, 4 staged }
+    let golden = joined(&[
+        b"\x02",
+        b"\x08\x07",
+        &run_bytes(0x12),
+        &nested(
+            0x1a,
+            &[b"\x08\x96\x01", b"\x10\xac\x02", b"\x1a\x01f", b"\x20\x01"],
+        ),
+    ]);
+    assert_eq!(codec::encode_run(&open), golden, "{BUMP}");
+    assert_eq!(codec::decode_run(&golden).unwrap(), open);
 
     let garbage = Garbage {
         run: run(),
@@ -245,12 +128,12 @@ fn records_keep_their_bytes_or_bump_the_version() {
         since_ms: 150,
     };
     // 1 run, 2 reason, 3 since_ms
-    let golden = joined(&[b"\x01", &run_bytes(0x0a), b"\x10\x03", b"\x18\x96\x01"]);
+    let golden = joined(&[b"\x02", &run_bytes(0x0a), b"\x10\x03", b"\x18\x96\x01"]);
     assert_eq!(codec::encode_garbage(&garbage), golden, "{BUMP}");
     assert_eq!(codec::decode_garbage(&golden).unwrap(), garbage);
 
     let servers = [ServerId(9), ServerId(200)];
-    let golden = b"\x01\x0a\x03\x09\xc8\x01"; // 1 servers, packed
+    let golden = b"\x02\x0a\x03\x09\xc8\x01"; // 1 servers, packed
     assert_eq!(codec::encode_servers(&servers), golden, "{BUMP}");
     assert_eq!(codec::decode_servers(golden).unwrap(), servers);
 
@@ -261,7 +144,7 @@ fn records_keep_their_bytes_or_bump_the_version() {
         status: ServerStatus::Unhealthy,
     };
     // 1 id, 2 addr, 3 status
-    let golden = joined(&[b"\x01", b"\x0a\x02ds", b"\x12\x03h:1", b"\x18\x01"]);
+    let golden = joined(&[b"\x02", b"\x0a\x02ds", b"\x12\x03h:1", b"\x18\x01"]);
     assert_eq!(codec::encode_data_server(&server), golden, "{BUMP}");
     assert_eq!(codec::decode_data_server(ServerId(9), &golden).unwrap(), server);
 
@@ -274,77 +157,20 @@ fn records_keep_their_bytes_or_bump_the_version() {
         next_request: 7,
     };
     // The fields in their order, 1 to 6.
-    let golden = b"\x01\x08\x02\x10\xac\x02\x18\x04\x20\x05\x28\x06\x30\x07";
+    let golden = b"\x02\x08\x02\x10\xac\x02\x18\x04\x20\x05\x28\x06\x30\x07";
     assert_eq!(codec::encode_counters(counters), golden, "{BUMP}");
     assert_eq!(codec::decode_counters(golden).unwrap(), counters);
 
-    assert_eq!(codec::RECORD_VERSION, 1);
-}
-
-#[test]
-fn remembered_answers_keep_their_bytes_or_bump_the_version() {
-    let every_answer: [(Applied, Vec<u8>); 10] = [
-        // 1 refusal { 1 kind, 2 message }
-        (
-            Err(Refusal::not_found("no")),
-            nested(0x0a, &[b"\x08\x02", b"\x12\x02no"]),
-        ),
-        // 2 created { 1 inode }
-        (
-            Ok(Outcome::Created { inode: InodeId(7) }),
-            nested(0x12, &[b"\x08\x07"]),
-        ),
-        // 3 deleted {}
-        (Ok(Outcome::Deleted), nested(0x1a, &[])),
-        // 4 allocated { 1 inode, 2 blocks }
-        (
-            Ok(Outcome::Allocated {
-                inode: InodeId(7),
-                blocks: run(),
-            }),
-            nested(0x22, &[b"\x08\x07", &run_bytes(0x12)]),
-        ),
-        // 5 finalized {}, 6 replica_moved {}
-        (Ok(Outcome::Finalized), nested(0x2a, &[])),
-        (Ok(Outcome::ReplicaMoved), nested(0x32, &[])),
-        // 7 data_server_registered { 1 server }
-        (
-            Ok(Outcome::DataServerRegistered { server: ServerId(9) }),
-            nested(0x3a, &[b"\x08\x09"]),
-        ),
-        // 8 status_set {}, 9 garbage_released {}
-        (Ok(Outcome::StatusSet), nested(0x42, &[])),
-        (Ok(Outcome::GarbageReleased), nested(0x4a, &[])),
-        // 10 reclaimed { 1 records, 2 more }
-        (
-            Ok(Outcome::Reclaimed {
-                records: 100,
-                more: true,
-            }),
-            nested(0x52, &[b"\x08\x64", b"\x10\x01"]),
-        ),
-    ];
-    for (applied, golden) in every_answer {
-        let remembered = Remembered {
-            sequence: 300,
-            time_ms: 150,
-            applied,
-        };
-        // 1 sequence, 2 time_ms, 3 outcome
-        let golden = joined(&[
-            b"\x01",
-            b"\x08\xac\x02",
-            b"\x10\x96\x01",
-            &nested(0x1a, &[&golden]),
-        ]);
-        assert_eq!(codec::encode_remembered(&remembered), golden, "{BUMP}");
-        assert_eq!(codec::decode_remembered(&golden).unwrap(), remembered);
-    }
+    assert_eq!(codec::RECORD_VERSION, 2);
 }
 
 #[test]
 fn a_record_of_another_version_is_refused_by_name() {
-    for (record, what) in [(&b"\x02\x08\x07"[..], "newer than 1"), (b"", "empty record")] {
+    for (record, what) in [
+        (&b"\x03\x08\x07"[..], "encoding version 3 is newer than 2"),
+        (b"\x00\x08\x07", "encoding version 0"),
+        (b"", "empty record"),
+    ] {
         let error = codec::decode_entry(record).unwrap_err().to_string();
         assert!(
             error.contains("directory entry") && error.contains(what),
@@ -419,11 +245,11 @@ fn keys_are_big_endian_and_stay() {
     assert_eq!(tables["request_order"][0].1, b"\0\0\0\0\0\0\0\x96r1", "{BUMP}");
     // Version, then log id { 1 leader { 1 term, 2 node }, 2 index }
     assert_eq!(
-        tables["meta"][0].1, b"\x01\x0a\x04\x08\x03\x10\x07\x10\x02",
+        tables["meta"][0].1, b"\x02\x0a\x04\x08\x03\x10\x07\x10\x02",
         "{BUMP}"
     );
     let golden = joined(&[
-        b"\x01",
+        b"\x02",
         // 1 log_id
         b"\x0a\x08\x0a\x04\x08\x03\x10\x07\x10\x01",
         // 2 membership
@@ -499,15 +325,16 @@ fn the_small_files_keep_their_bytes_or_bump_the_version() {
         }),
         bytes: 301,
         checksum: 150,
-        version: 1,
+        version: 2,
     };
     let golden = joined(&[
         b"\x0a\x09\x0a\x04\x08\x03\x10\x07\x10\xac\x02", // 1 last_log_id
         &nested(0x12, &[b"\x0a\x08\x0a\x04\x08\x03\x10\x07\x10\x01"]), // 2 last_membership
         b"\x18\xad\x02",                                 // 3 bytes
         b"\x20\x96\x01",                                 // 4 checksum
-        b"\x28\x01",                                     // 5 version
+        b"\x28\x02",                                     // 5 version
     ]);
     assert_eq!(meta.encode_to_vec(), golden, "{BUMP}");
     assert_eq!(pb::SnapshotMeta::decode(&golden[..]).unwrap(), meta);
+    assert_eq!(snapshot::STATE_VERSION, 2);
 }

@@ -1,24 +1,34 @@
 //! Tests of the state on disk and, through it, of the rules of the domain.
 //!
-//! [`namespace`] holds random histories against the [`model`], a second opinion on the rules that
-//! shares no code with them; [`rules`] the corners that random histories do not reach;
-//! [`directories`] what crashes, restarts and snapshots may and may not do; [`golden`] the bytes of
-//! our own formats.
+//! [`namespace`] holds random histories, which [`drafts`] makes, against the [`model`], a second opinion
+//! on the rules that shares no code with them, and against what [`soundness`] asks of any state;
+//! [`rules`] has the corners that random histories do not reach, [`writes`] those of content,
+//! [`upkeep`] those of blocks that nobody owns; [`scans`] the walks over the tables; [`directories`] what crashes, restarts and snapshots may
+//! and may not do; [`golden`] the bytes of our own formats, and [`upgrades`] those of older servers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
-use crate::domain::command::{AllocationPlan, Command, Op, Outcome, RequestId};
+use crate::domain::command::{AllocationPlan, Command, Op, Outcome, RefusalKind, RequestId};
 use crate::domain::ids::{BlockId, InodeId, ServerId};
 use crate::domain::namespace as namespace_rules;
 use crate::domain::path::CleanPath;
+use crate::domain::state::{Counters, Entry, Garbage, GarbageReason, OwnedRun, ReadTables};
 
 mod directories;
+mod drafts;
 mod golden;
+mod golden_commands;
 mod model;
 mod namespace;
 mod rules;
+mod scans;
+mod soundness;
+mod upgrades;
+mod upkeep;
+mod walk;
+mod writes;
 
 /// Every table's keys and values.
 type Dump = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
@@ -85,6 +95,14 @@ fn at(time_ms: i64, op: Op) -> Command {
     }
 }
 
+fn with_id(name: &str, time_ms: i64, op: Op) -> Command {
+    Command {
+        time_ms,
+        request_id: Some(id(name)),
+        op,
+    }
+}
+
 fn mkdir(raw: &str) -> Op {
     Op::Create {
         path: path(raw),
@@ -115,6 +133,7 @@ fn allocate(raw: &str, size: u64, block_size: u64, servers: &[u32]) -> Op {
             replication: servers.len().min(2) as u32,
             servers: servers.iter().copied().map(ServerId).collect(),
         }),
+        staged: false,
     }
 }
 
@@ -124,6 +143,50 @@ fn finalize(raw: &str, inode: u64, size: u64) -> Op {
         inode: InodeId(inode),
         size,
         md5: "d41d8cd9".to_owned(),
+        staged: None,
+    }
+}
+
+/// An allocation that stays apart from the tree.
+fn stage(raw: &str, size: u64, block_size: u64, servers: &[u32]) -> Op {
+    match allocate(raw, size, block_size, servers) {
+        Op::Allocate { path, size, plan, .. } => Op::Allocate {
+            path,
+            size,
+            plan,
+            staged: true,
+        },
+        other => other,
+    }
+}
+
+fn finalize_staged(raw: &str, inode: u64, size: u64, first: u64) -> Op {
+    Op::Finalize {
+        path: path(raw),
+        inode: InodeId(inode),
+        size,
+        md5: "5ca1ab1e".to_owned(),
+        staged: Some(BlockId(first)),
+    }
+}
+
+fn move_replica(block: u64, from: u32, to: u32) -> Op {
+    Op::MoveReplica {
+        block: BlockId(block),
+        from: ServerId(from),
+        to: ServerId(to),
+    }
+}
+
+fn abandon(runs: &[u64]) -> Op {
+    Op::AbandonWrites {
+        runs: runs.iter().copied().map(BlockId).collect(),
+    }
+}
+
+fn release(runs: &[u64]) -> Op {
+    Op::ReleaseGarbage {
+        runs: runs.iter().copied().map(BlockId).collect(),
     }
 }
 
@@ -165,4 +228,103 @@ fn paths_in(view: &StateView<'_>) -> Vec<String> {
         level = next;
     }
     found
+}
+
+fn counters(storage: &Storage) -> Counters {
+    storage.reader().read(|view| view.counters()).unwrap()
+}
+
+/// Changes the tables behind the rules' back.
+fn meddle(storage: &Storage, change: impl FnOnce(&mut tables::StateTxn<'_>) -> Result<(), StorageError>) {
+    let generation = storage.current.load();
+    let mut txn = generation.write().unwrap();
+    change(&mut txn).unwrap();
+    txn.commit().unwrap();
+}
+
+/// The tables in which two states differ, and in how many records.
+fn differences(before: &Dump, after: &Dump) -> BTreeMap<&'static str, usize> {
+    let mut differences = BTreeMap::new();
+    for (name, table) in before {
+        let (old, new): (BTreeMap<_, _>, BTreeMap<_, _>) = (
+            table.iter().cloned().collect(),
+            after[name].iter().cloned().collect(),
+        );
+        let gone = old.keys().filter(|key| !new.contains_key(*key)).count();
+        let changed = new
+            .iter()
+            .filter(|(key, value)| old.get(*key) != Some(value))
+            .count();
+        if gone + changed > 0 {
+            differences.insert(*name, gone + changed);
+        }
+    }
+    differences
+}
+
+/// A storage in which DataServers 1 to 3 are registered.
+fn with_servers(dir: &Path) -> Storage {
+    let mut storage = open(dir);
+    for n in 1..=3 {
+        let register = Op::RegisterDataServer {
+            id: format!("ds-{n}"),
+            addr: format!("localhost:800{n}"),
+        };
+        apply_op(&mut storage, register).unwrap();
+    }
+    storage
+}
+
+fn find(storage: &Storage, raw: &str) -> Option<Entry> {
+    let found = storage
+        .reader()
+        .read(|view| namespace_rules::find(view, &path(raw)));
+    found.unwrap()
+}
+
+fn run_at(storage: &Storage, first: u64) -> Option<OwnedRun> {
+    storage.reader().read(|view| view.run(BlockId(first))).unwrap()
+}
+
+/// First block, how many, why and since when.
+fn garbage(storage: &Storage) -> Vec<(u64, u64, GarbageReason, i64)> {
+    let all = storage
+        .reader()
+        .read(|view| view.garbage_from(BlockId(0), usize::MAX));
+    let plain = |garbage: Garbage| {
+        let Garbage {
+            run,
+            reason,
+            since_ms,
+        } = garbage;
+        (run.first.0, run.count, reason, since_ms)
+    };
+    all.unwrap().into_iter().map(plain).collect()
+}
+
+/// Inode and first block of an allocation.
+fn allocated(applied: Applied) -> (u64, u64) {
+    match applied {
+        Ok(Outcome::Allocated { inode, blocks }) => (inode.0, blocks.first.0),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Each is refused in these words, and changes nothing but the applied index.
+#[track_caller]
+fn assert_refused(storage: &mut Storage, cases: Vec<(Op, RefusalKind, &str)>) {
+    for (op, kind, message) in cases {
+        let before = dump(storage);
+        let refusal = apply_op(storage, op.clone()).unwrap_err();
+        assert_eq!(
+            (refusal.kind, refusal.message.as_str()),
+            (kind, message),
+            "{op:?}"
+        );
+        assert_eq!(
+            differences(&before, &dump(storage)),
+            [("meta", 1)].into(),
+            "{message}"
+        );
+    }
 }

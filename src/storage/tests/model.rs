@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use crate::domain::command::{AllocationPlan, Command, Op, Outcome, RefusalKind, RequestId};
+use crate::domain::command::{AllocationPlan, Command, Op, Orphan, Outcome, RefusalKind, RequestId};
 use crate::domain::ids::{BlockId, InodeId, ServerId};
+use crate::domain::path::CleanPath;
 use crate::domain::state::{BlockRun, GarbageReason, ServerStatus};
 
 /// What a command is answered; of a refusal only the kind.
@@ -28,6 +29,25 @@ pub struct File {
     pub md5: String,
     pub block_size: u64,
     pub blocks: Vec<Block>,
+    /// Of the blocks; of a file without any it means nothing.
+    pub write: Write,
+}
+
+/// How far the write of a file's blocks has come, and since when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Write {
+    Open(i64),
+    Done(i64),
+}
+
+/// A file that is not in the tree yet, and its place there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Staged {
+    pub file: File,
+    pub parent: u64,
+    pub name: String,
+    /// As it was asked for: by now it may lead elsewhere.
+    pub path: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +81,8 @@ pub struct Model {
     pub root: Directory,
     /// Deleted, not yet reclaimed.
     pub detached: BTreeMap<u64, Directory>,
+    /// By their first block.
+    pub staged: BTreeMap<u64, Staged>,
     pub garbage: BTreeMap<u64, Waste>,
     /// Server `n` is at `n - 1`.
     pub servers: Vec<Server>,
@@ -117,6 +139,7 @@ impl Model {
                 children: BTreeMap::new(),
             },
             detached: BTreeMap::new(),
+            staged: BTreeMap::new(),
             garbage: BTreeMap::new(),
             servers: Vec::new(),
             requests: VecDeque::new(),
@@ -145,22 +168,50 @@ impl Model {
         files
     }
 
-    /// Every block that a file at a path owns or, detached, still owns.
-    pub fn owned_blocks(&mut self) -> Vec<&mut Block> {
-        fn collect<'a>(directory: &'a mut Directory, into: &mut Vec<&'a mut Block>) {
+    /// Every file there is: at a path, below a deleted directory, or staged.
+    fn every_file(&mut self) -> Vec<&mut File> {
+        fn collect<'a>(directory: &'a mut Directory, into: &mut Vec<&'a mut File>) {
             for child in directory.children.values_mut() {
                 match child {
-                    Node::File(file) => into.extend(&mut file.blocks),
+                    Node::File(file) => into.push(file),
                     Node::Directory(below) => collect(below, into),
                 }
             }
         }
-        let mut blocks = Vec::new();
-        collect(&mut self.root, &mut blocks);
+        let mut files = Vec::new();
+        collect(&mut self.root, &mut files);
         for directory in self.detached.values_mut() {
-            collect(directory, &mut blocks);
+            collect(directory, &mut files);
         }
-        blocks
+        files.extend(self.staged.values_mut().map(|staged| &mut staged.file));
+        files
+    }
+
+    /// Every block that a file owns.
+    pub fn owned_blocks(&mut self) -> Vec<&mut Block> {
+        let files = self.every_file().into_iter();
+        files.flat_map(|file| &mut file.blocks).collect()
+    }
+
+    /// The first block of every write that is not finalized.
+    pub fn open_writes(&mut self) -> Vec<u64> {
+        let open = |file: &&mut File| !file.blocks.is_empty() && matches!(file.write, Write::Open(_));
+        let files = self.every_file().into_iter().filter(open);
+        files.map(|file| file.blocks[0].id).collect()
+    }
+
+    /// Every block that was given out once and that no record names.
+    pub fn lost_blocks(&mut self) -> Vec<u64> {
+        let mut named: HashSet<u64> = self.owned_blocks().iter().map(|block| block.id).collect();
+        named.extend(
+            self.garbage
+                .values()
+                .flat_map(|waste| &waste.blocks)
+                .map(|block| block.id),
+        );
+        (1..self.next_block)
+            .filter(|block| !named.contains(block))
+            .collect()
     }
 
     /// Applies a command; says whether it was a repeat, and the answer.
@@ -235,40 +286,52 @@ impl Model {
                 }
                 Ok(Outcome::Deleted)
             }
-            Op::Allocate { path, size, plan } => self.allocate(now, path.names().collect(), *size, plan),
+            Op::Allocate {
+                path,
+                size,
+                plan,
+                staged,
+            } => self.allocate(now, path, *size, plan, *staged),
             Op::Finalize {
                 path,
                 inode,
                 size,
                 md5,
-            } => {
-                if inode.0 == 0 {
-                    return Err(RefusalKind::InvalidArgument);
+                staged,
+            } => self.finalize(now, path, inode.0, *size, md5, *staged),
+            Op::AbandonWrites { runs } => {
+                let mut writes = 0;
+                for first in runs {
+                    if !self.open_writes().contains(&first.0) {
+                        continue;
+                    }
+                    let begins =
+                        |file: &&mut File| file.blocks.first().is_some_and(|block| block.id == first.0);
+                    let found = self.every_file().into_iter().find(begins);
+                    let blocks = found.map_or_else(Vec::new, |file| std::mem::take(&mut file.blocks));
+                    self.staged.remove(&first.0);
+                    self.waste(blocks, GarbageReason::Abandoned, now);
+                    writes += 1;
                 }
-                let names: Vec<_> = path.names().collect();
-                let Some((name, above)) = names.split_last() else {
-                    return Err(RefusalKind::FailedPrecondition);
-                };
-                let parent = descend(&mut self.root, above).map_err(|_| RefusalKind::NotFound)?;
-                let file = match parent.children.get_mut(*name) {
-                    None => return Err(RefusalKind::NotFound),
-                    Some(Node::Directory(_)) => return Err(RefusalKind::FailedPrecondition),
-                    Some(Node::File(file)) => file,
-                };
-                if file.inode != inode.0 || *size > file.blocks.len() as u64 * file.block_size {
-                    return Err(RefusalKind::FailedPrecondition);
+                Ok(Outcome::WritesAbandoned { writes })
+            }
+            Op::Condemn { orphans } => {
+                let mut blocks = 0;
+                for Orphan { block, holders } in orphans {
+                    if holders.is_empty() || !self.lost_blocks().contains(&block.0) {
+                        continue;
+                    }
+                    let mut replicas: Vec<u32> = holders.iter().map(|holder| holder.0).collect();
+                    replicas.sort_unstable();
+                    replicas.dedup();
+                    let lost = Block {
+                        id: block.0,
+                        replicas,
+                    };
+                    self.waste(vec![lost], GarbageReason::Orphaned, now);
+                    blocks += 1;
                 }
-                let mut kept = 0;
-                while (kept as u64) * file.block_size < *size {
-                    kept += 1;
-                }
-                let rest = file.blocks.split_off(kept);
-                file.size = *size;
-                file.md5 = md5.clone();
-                file.mtime = now;
-                parent.mtime = now;
-                self.waste(rest, GarbageReason::Truncated, now);
-                Ok(Outcome::Finalized)
+                Ok(Outcome::Condemned { blocks })
             }
             Op::MoveReplica { block, from, to } => {
                 let known = to.0 >= 1 && to.0 as usize <= self.servers.len();
@@ -359,7 +422,14 @@ impl Model {
         }
     }
 
-    fn allocate(&mut self, now: i64, names: Vec<&str>, size: u64, plan: &Option<AllocationPlan>) -> Answer {
+    fn allocate(
+        &mut self,
+        now: i64,
+        path: &CleanPath,
+        size: u64,
+        plan: &Option<AllocationPlan>,
+        staged: bool,
+    ) -> Answer {
         let Some(plan) = plan else {
             return Err(RefusalKind::InvalidArgument);
         };
@@ -372,24 +442,23 @@ impl Model {
         {
             return Err(RefusalKind::InvalidArgument);
         }
+        let names: Vec<_> = path.names().collect();
         let Some((name, above)) = names.split_last() else {
             return Err(RefusalKind::FailedPrecondition);
         };
         let parent = descend(&mut self.root, above)?;
-        let file = match parent.children.get_mut(*name) {
+        let there = match parent.children.get(*name) {
             Some(Node::Directory(_)) => return Err(RefusalKind::FailedPrecondition),
-            Some(Node::File(file)) => file,
-            None => {
-                let inode = self.next_inode;
+            Some(Node::File(file)) => Some(file.inode),
+            None => None,
+        };
+        let inode = match there {
+            Some(inode) if !staged => inode,
+            Some(_) | None => {
                 self.next_inode += 1;
-                let new = Node::File(empty_file(inode, now));
-                match parent.children.entry((*name).to_owned()).or_insert(new) {
-                    Node::File(file) => file,
-                    Node::Directory(_) => return Err(RefusalKind::FailedPrecondition),
-                }
+                self.next_inode - 1
             }
         };
-        let first = self.next_block;
         let mut blocks = Vec::new();
         while (blocks.len() as u64) * plan.block_size < size {
             let i = blocks.len();
@@ -401,8 +470,9 @@ impl Model {
             });
             self.next_block += 1;
         }
+        let first = blocks[0].id;
         let outcome = Outcome::Allocated {
-            inode: InodeId(file.inode),
+            inode: InodeId(inode),
             blocks: BlockRun {
                 first: BlockId(first),
                 count: blocks.len() as u64,
@@ -411,14 +481,88 @@ impl Model {
                 servers: plan.servers.clone(),
             },
         };
-        let old = std::mem::replace(&mut file.blocks, blocks);
-        file.block_size = plan.block_size;
-        file.size = 0;
-        file.md5 = String::new();
-        file.mtime = now;
-        parent.mtime = now;
-        self.waste(old, GarbageReason::Overwritten, now);
+        let file = File {
+            block_size: plan.block_size,
+            blocks,
+            write: Write::Open(now),
+            ..empty_file(inode, now)
+        };
+        if staged {
+            let staged = Staged {
+                file,
+                parent: parent.inode,
+                name: (*name).to_owned(),
+                path: path.to_string(),
+            };
+            self.staged.insert(first, staged);
+        } else {
+            parent.mtime = now;
+            if let Some(Node::File(old)) = parent.children.insert((*name).to_owned(), Node::File(file)) {
+                self.waste(old.blocks, GarbageReason::Overwritten, now);
+            }
+        }
         Ok(outcome)
+    }
+
+    fn finalize(
+        &mut self,
+        now: i64,
+        path: &CleanPath,
+        inode: u64,
+        size: u64,
+        md5: &str,
+        staged: Option<BlockId>,
+    ) -> Answer {
+        if inode == 0 {
+            return Err(RefusalKind::InvalidArgument);
+        }
+        let names: Vec<_> = path.names().collect();
+        let Some((name, above)) = names.split_last() else {
+            return Err(RefusalKind::FailedPrecondition);
+        };
+        let parent = descend(&mut self.root, above).map_err(|_| RefusalKind::NotFound)?;
+        let there = match parent.children.get(*name) {
+            Some(Node::Directory(_)) => return Err(RefusalKind::FailedPrecondition),
+            Some(Node::File(file)) => Some(file),
+            None => None,
+        };
+        let mut file = match staged {
+            None => match there {
+                None => return Err(RefusalKind::NotFound),
+                Some(file) if file.inode != inode => return Err(RefusalKind::FailedPrecondition),
+                Some(file) => file.clone(),
+            },
+            Some(first) => match self.staged.get(&first.0) {
+                Some(staged) if staged.file.inode != inode => return Err(RefusalKind::NotFound),
+                None => return Err(RefusalKind::NotFound),
+                Some(staged) if staged.parent != parent.inode || staged.name != *name => {
+                    return Err(RefusalKind::FailedPrecondition);
+                }
+                Some(staged) => staged.file.clone(),
+            },
+        };
+        if size > file.blocks.len() as u64 * file.block_size {
+            return Err(RefusalKind::FailedPrecondition);
+        }
+        let mut kept = 0;
+        while (kept as u64) * file.block_size < size {
+            kept += 1;
+        }
+        let rest = file.blocks.split_off(kept);
+        file.size = size;
+        file.md5 = md5.to_owned();
+        file.mtime = now;
+        file.write = Write::Done(now);
+        parent.mtime = now;
+        let old = parent.children.insert((*name).to_owned(), Node::File(file));
+        if let Some(first) = staged {
+            self.staged.remove(&first.0);
+            if let Some(Node::File(old)) = old {
+                self.waste(old.blocks, GarbageReason::Overwritten, now);
+            }
+        }
+        self.waste(rest, GarbageReason::Truncated, now);
+        Ok(Outcome::Finalized)
     }
 
     fn waste(&mut self, blocks: Vec<Block>, reason: GarbageReason, since: i64) {
@@ -443,5 +587,6 @@ fn empty_file(inode: u64, mtime: i64) -> File {
         md5: String::new(),
         block_size: 0,
         blocks: Vec::new(),
+        write: Write::Done(mtime),
     }
 }

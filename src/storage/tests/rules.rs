@@ -6,64 +6,10 @@ use crate::domain::command::RefusalKind;
 use crate::domain::ids::ID_LIMIT;
 use crate::domain::namespace::{REMEMBER_MAX, REMEMBER_MS};
 use crate::domain::state::{Counters, ReadTables, Remembered, Tables};
-use crate::storage::tables::StateTxn;
-
-fn with_id(name: &str, time_ms: i64, op: Op) -> Command {
-    Command {
-        time_ms,
-        request_id: Some(id(name)),
-        op,
-    }
-}
 
 fn remembers(storage: &Storage, name: &str) -> bool {
     let found = storage.reader().read(|view| view.remembered(&id(name)));
     found.unwrap().is_some()
-}
-
-fn counters(storage: &Storage) -> Counters {
-    storage.reader().read(|view| view.counters()).unwrap()
-}
-
-/// Changes the tables behind the rules' back.
-fn meddle(storage: &Storage, change: impl FnOnce(&mut StateTxn<'_>) -> Result<(), StorageError>) {
-    let generation = storage.current.load();
-    let mut txn = generation.write().unwrap();
-    change(&mut txn).unwrap();
-    txn.commit().unwrap();
-}
-
-/// The tables in which two states differ, and in how many records.
-fn differences(before: &Dump, after: &Dump) -> BTreeMap<&'static str, usize> {
-    let mut differences = BTreeMap::new();
-    for (name, table) in before {
-        let (old, new): (BTreeMap<_, _>, BTreeMap<_, _>) = (
-            table.iter().cloned().collect(),
-            after[name].iter().cloned().collect(),
-        );
-        let gone = old.keys().filter(|key| !new.contains_key(*key)).count();
-        let changed = new
-            .iter()
-            .filter(|(key, value)| old.get(*key) != Some(value))
-            .count();
-        if gone + changed > 0 {
-            differences.insert(*name, gone + changed);
-        }
-    }
-    differences
-}
-
-/// A storage in which DataServers 1 to 3 are registered.
-fn with_servers(dir: &Path) -> Storage {
-    let mut storage = open(dir);
-    for n in 1..=3 {
-        let register = Op::RegisterDataServer {
-            id: format!("ds-{n}"),
-            addr: format!("localhost:800{n}"),
-        };
-        apply_op(&mut storage, register).unwrap();
-    }
-    storage
 }
 
 // --- Repeats ---
@@ -204,15 +150,11 @@ fn a_refusal_changes_nothing_but_the_applied_index() {
     ] {
         apply_op(&mut storage, op).unwrap();
     }
-    let move_replica = |block, from, to| Op::MoveReplica {
-        block: BlockId(block),
-        from: ServerId(from),
-        to: ServerId(to),
-    };
     let unplanned = Op::Allocate {
         path: path("/a"),
         size: 1,
         plan: None,
+        staged: false,
     };
     let unnamed = Op::RegisterDataServer {
         id: String::new(),
@@ -427,7 +369,7 @@ fn moving_a_replica_touches_one_record() {
             .reader()
             .read(|view| {
                 let owned = view.run_of(BlockId(block))?.unwrap();
-                namespace_rules::replicas_of(view, &owned.run, BlockId(block))
+                crate::domain::replicas::replicas_of(view, &owned.run, BlockId(block))
             })
             .unwrap()
     };
@@ -458,18 +400,15 @@ fn moves_outlive_deletion_and_truncation_and_go_when_the_garbage_is_released() {
         4,
         "where truncated blocks are must be known to delete them"
     );
-    let release = |first| Op::ReleaseGarbage {
-        runs: vec![BlockId(first)],
-    };
-    apply_op(&mut storage, release(4)).unwrap();
+    apply_op(&mut storage, release(&[4])).unwrap();
     assert_eq!(moved(&storage), 4, "no garbage begins at block 4");
-    apply_op(&mut storage, release(3)).unwrap();
+    apply_op(&mut storage, release(&[3])).unwrap();
     assert_eq!(moved(&storage), 2);
-    apply_op(&mut storage, release(1)).unwrap();
+    apply_op(&mut storage, release(&[1])).unwrap();
     assert_eq!(moved(&storage), 2, "the file's own");
     apply_op(&mut storage, remove("/f", false)).unwrap();
     assert_eq!(moved(&storage), 2);
-    apply_op(&mut storage, release(1)).unwrap();
+    apply_op(&mut storage, release(&[1])).unwrap();
     assert_eq!(moved(&storage), 0);
 }
 

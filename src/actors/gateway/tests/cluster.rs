@@ -6,7 +6,6 @@ use super::*;
 use crate::actors::gateway::{FORWARDED_KEY, PEER_KEY};
 use crate::domain::command::Refusal;
 use crate::domain::ids::BlockId;
-use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::admin::{self, GetNodeStatusRequest};
 use crate::proto::dfs::command::Action;
 
@@ -135,12 +134,52 @@ async fn a_beat_goes_to_the_keeper_and_its_commands_come_back() {
         id: "ds-1".into(),
         addr: "127.0.0.1:8001".into(),
         blocks: vec![1, 5],
+        corrupt: vec![],
         block_count: 2,
         free_space: 3,
         total_capacity: 4,
         deadline: beats[0].deadline,
     };
     assert_eq!(beats, [beat]);
+}
+
+#[actix::test]
+async fn a_beats_answer_names_the_cluster_and_the_raft_node_is_asked_once() {
+    let rig = Rig::leading().await;
+    let beat = HeartbeatRequest {
+        data_server_id: "ds-1".into(),
+        data_server_addr: "h:1".into(),
+        corrupt_block_ids: vec![9, 8],
+        ..Default::default()
+    };
+    rig.with(|neighbour, _| neighbour.cluster_id = None).await;
+    let answer = rig.client.clone().heartbeat(beat.clone()).await.unwrap();
+    assert_eq!(answer.into_inner().cluster_id, "", "not known yet");
+    rig.with(|neighbour, _| neighbour.cluster_id = Some("c".into()))
+        .await;
+    for _ in 0..3 {
+        let answer = rig.client.clone().heartbeat(beat.clone()).await.unwrap();
+        assert_eq!(answer.into_inner().cluster_id, "c");
+    }
+    let (asked, corrupt) = rig
+        .with(|neighbour, _| (neighbour.statuses_asked, neighbour.beats[0].corrupt.clone()))
+        .await;
+    assert_eq!((asked, corrupt), (2, vec![9, 8]));
+}
+
+#[actix::test]
+async fn a_keeper_that_does_not_lead_any_more_makes_nobody_look_dead() {
+    let rig = Rig::leading().await;
+    rig.data_servers(3).await;
+    rig.write("/f", 4).await;
+    rig.with(|neighbour, _| neighbour.generation = 0).await;
+    let expected = (
+        Code::Unavailable,
+        "not the leader".to_owned(),
+        Some(rig.addr.to_string()),
+    );
+    assert_eq!(refusal(rig.cluster_info().await), expected);
+    assert_eq!(refusal(rig.replication("/f").await), expected);
 }
 
 #[actix::test]
@@ -262,7 +301,8 @@ async fn a_leader_that_cannot_be_reached() {
 async fn an_operator_is_told_where_this_node_stands() {
     let rig = Rig::start("meta-1", |_| {}).await;
     rig.mkdir("/d").await;
-    let answer = AdminServiceClient::new(rig.channel.clone())
+    let answer = rig
+        .admin()
         .get_node_status(GetNodeStatusRequest {})
         .await
         .unwrap()

@@ -250,6 +250,7 @@ async fn finalizing_what_was_not_written() {
         inode,
         size: 5,
         md5: "x".repeat(257),
+        ..Default::default()
     };
     assert_eq!(
         refused(rig.client.clone().finalize_write(endless).await).0,

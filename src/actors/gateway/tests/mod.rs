@@ -13,17 +13,20 @@ use tonic::{Code, Response, Status};
 
 use super::{GatewayActor, GatewayNeighbours, GatewaySettings, LEADER_KEY, start};
 use crate::actors::data_servers::messages::{
-    DataServerCommand, GetReports, HeartbeatError, HeartbeatReceived, ServerReport,
+    DataServerCommand, GetOrders, GetReports, HeartbeatError, HeartbeatReceived, OrderCounts, Reports,
+    ServerReport,
 };
 use crate::actors::raft_node::messages::{
     AwaitRead, GetStatus, Leader, LeadershipChanged, MemberStatus, NodeStatus, Propose, ProposeError,
     RaftStatus, ReadError, Role,
 };
+use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus, UpkeepStatus};
 use crate::domain::command::{Applied, Command, Op};
 use crate::domain::ids::ServerId;
 use crate::domain::path::CleanPath;
 use crate::domain::placement;
 use crate::domain::state::{ReadTables, ServerStatus};
+use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::convert::encode_batch;
 use crate::proto::dfs::meta_server_service_client::MetaServerServiceClient;
 use crate::proto::dfs::*;
@@ -32,11 +35,14 @@ use crate::raft::types::Node;
 use crate::storage::{LogRecord, RecordContent, StateReader, Storage, StorageOptions};
 
 mod bounds;
+mod checks;
 mod cluster;
 mod lifecycle;
 mod mistakes;
 mod namespace;
 mod replication;
+mod staged;
+mod upkeep;
 
 /// Bytes a block, replicas a block, and the largest file, in these tests.
 const BLOCK: u64 = 4;
@@ -54,7 +60,7 @@ enum Script<T> {
     Hold(Arc<Semaphore>),
 }
 
-/// Stands in for the Raft node and for the DataServers' keeper.
+/// Stands in for the Raft node, the DataServers' keeper and the scheduler.
 struct Neighbour {
     storage: Storage,
     applied: u64,
@@ -65,6 +71,15 @@ struct Neighbour {
     reads: Vec<AwaitRead>,
     beats: Vec<HeartbeatReceived>,
     reports: Vec<ServerReport>,
+    /// Of the reports; 0 when the keeper does not lead any more.
+    generation: u64,
+    complete: bool,
+    orders: OrderCounts,
+    upkeep: UpkeepStatus,
+    /// Deletes that an operator's word lets go.
+    held_back: u64,
+    cluster_id: Option<String>,
+    statuses_asked: usize,
     /// Committed elsewhere, and applied here when the read of this number is allowed.
     catch_up: Option<(usize, Vec<Op>)>,
     _dir: tempfile::TempDir,
@@ -91,6 +106,13 @@ impl Neighbour {
             reads: Vec::new(),
             beats: Vec::new(),
             reports: Vec::new(),
+            generation: 1,
+            complete: true,
+            orders: OrderCounts::default(),
+            upkeep: UpkeepStatus::default(),
+            held_back: 0,
+            cluster_id: Some("c".into()),
+            statuses_asked: 0,
             catch_up: None,
             _dir: dir,
         }
@@ -215,10 +237,38 @@ impl Handler<HeartbeatReceived> for Neighbour {
 }
 
 impl Handler<GetReports> for Neighbour {
-    type Result = Vec<ServerReport>;
+    type Result = MessageResult<GetReports>;
 
     fn handle(&mut self, _: GetReports, _: &mut Self::Context) -> Self::Result {
-        self.reports.clone()
+        MessageResult(Reports {
+            complete: self.complete,
+            generation: self.generation,
+            servers: self.reports.clone(),
+        })
+    }
+}
+
+impl Handler<GetOrders> for Neighbour {
+    type Result = MessageResult<GetOrders>;
+
+    fn handle(&mut self, _: GetOrders, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.orders)
+    }
+}
+
+impl Handler<GetUpkeepStatus> for Neighbour {
+    type Result = MessageResult<GetUpkeepStatus>;
+
+    fn handle(&mut self, _: GetUpkeepStatus, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.upkeep.clone())
+    }
+}
+
+impl Handler<AllowMassDelete> for Neighbour {
+    type Result = u64;
+
+    fn handle(&mut self, _: AllowMassDelete, _: &mut Self::Context) -> u64 {
+        std::mem::take(&mut self.held_back)
     }
 }
 
@@ -226,9 +276,10 @@ impl Handler<GetStatus> for Neighbour {
     type Result = MessageResult<GetStatus>;
 
     fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> Self::Result {
+        self.statuses_asked += 1;
         MessageResult(NodeStatus {
             name: "meta-1".into(),
-            cluster_id: Some("c".into()),
+            cluster_id: self.cluster_id.clone(),
             raft: RaftStatus {
                 incarnation: 71,
                 role: Role::Leader,
@@ -305,6 +356,9 @@ fn neighbours(neighbour: &Addr<Neighbour>) -> GatewayNeighbours {
         get_status: neighbour.clone().recipient(),
         heartbeat: neighbour.clone().recipient(),
         get_reports: neighbour.clone().recipient(),
+        get_orders: neighbour.clone().recipient(),
+        get_upkeep: neighbour.clone().recipient(),
+        allow_mass_delete: neighbour.clone().recipient(),
     }
 }
 
@@ -401,6 +455,7 @@ impl Rig {
         let request = GetBlockLocationsRequest {
             path: path.into(),
             size,
+            ..Default::default()
         };
         Ok(self
             .client
@@ -416,6 +471,7 @@ impl Rig {
             inode,
             size,
             md5: "d41d8".into(),
+            ..Default::default()
         };
         self.client.clone().finalize_write(request).await.map(|_| ())
     }
@@ -445,6 +501,7 @@ impl Rig {
             free_space: 3,
             block_ids_report: vec![1, 5],
             total_capacity: 4,
+            ..Default::default()
         };
         Ok(self
             .client
@@ -453,6 +510,10 @@ impl Rig {
             .await?
             .into_inner()
             .commands)
+    }
+
+    fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone())
     }
 
     async fn get_leader(&self) -> GetLeaderResponse {
@@ -485,8 +546,13 @@ fn path(raw: &str) -> CleanPath {
 fn report(server: u32, blocks: &[u64]) -> ServerReport {
     ServerReport {
         server: ServerId(server),
+        id: format!("ds-{server}"),
         addr: format!("ds-{server}:8000"),
+        status: ServerStatus::Healthy,
+        reported_ms: Some(1),
         blocks: blocks.into(),
+        corrupt: [].into(),
+        takes_blocks: true,
         free_space: 1 << 20,
         total_capacity: 3 << 20,
         alive: true,

@@ -221,6 +221,7 @@ async fn the_leader_fills_in_the_plan_and_a_lagging_follower_waits_to_name_the_s
         path: path("/f"),
         size: 3,
         plan,
+        staged: false,
     };
     assert_eq!(proposals[0].op, op);
     assert_eq!(reads, 2);
@@ -234,6 +235,7 @@ async fn the_repeat_of_an_allocation_gets_its_blocks_even_if_none_could_be_made_
         let request = GetBlockLocationsRequest {
             path: "/f".into(),
             size: 3,
+            ..Default::default()
         };
         with_id(request, "req-7")
     };

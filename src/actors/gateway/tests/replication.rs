@@ -109,3 +109,50 @@ async fn every_file_or_those_below_a_directory() {
         "healthy"
     );
 }
+
+#[actix::test]
+async fn damaged_replicas_do_not_count() {
+    let rig = rig().await;
+    let mut third = report(3, &[]);
+    third.corrupt = [3].into();
+    reported(&rig, vec![report(1, &[3]), report(2, &[3]), third]).await;
+    let answer = rig.replication("/d/one").await.unwrap();
+    let file = &answer.files[0];
+    assert_eq!(
+        (file.status.as_str(), file.actual_replicas),
+        ("under_replicated", 2)
+    );
+    assert_eq!(file.blocks[0].locations, ["ds-1:8000", "ds-2:8000"]);
+    assert_eq!(
+        file.blocks[0].expected_locations,
+        ["ds-1:8000", "ds-2:8000", "ds-3:8000"]
+    );
+}
+
+#[actix::test]
+async fn of_a_file_that_is_being_written_nothing_is_due() {
+    let rig = rig().await;
+    let blocks = rig.blocks("/new", 8).await.unwrap();
+    let first = blocks.block_locations[0].block_id;
+    reported(&rig, vec![report(1, &[first])]).await;
+    let answer = rig.replication("/new").await.unwrap();
+    assert_eq!((answer.healthy_files, answer.under_replicated_files), (1, 0));
+    let file = &answer.files[0];
+    assert_eq!(
+        (
+            file.status.as_str(),
+            file.expected_replicas,
+            file.actual_replicas,
+            file.size
+        ),
+        ("healthy", 0, 0, 0)
+    );
+    assert_eq!(file.blocks[0].locations, ["ds-1:8000"], "it is on its way");
+    assert_eq!(file.blocks[1].expected_locations.len(), 3);
+    rig.finalize("/new", blocks.inode, 8).await.unwrap();
+    let file = &rig.replication("/new").await.unwrap().files[0];
+    assert_eq!(
+        (file.status.as_str(), file.expected_replicas),
+        ("under_replicated", 3)
+    );
+}
