@@ -14,11 +14,13 @@
 //! 6. [`config`] and [`logging`]: `config.yaml` and the log.
 //! 7. [`node`]: the only wiring: builds, starts and stops the actors. `src/bin/metaserver.rs` runs it.
 //! 8. [`client`] and [`cli`]: the other side of the wire, and the command `minfs`.
+//! 9. [`dataserver`]: the server that keeps the blocks; shares nothing but the wire with the MetaServer.
 
 pub mod actors;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod dataserver;
 pub mod domain;
 mod durable;
 pub mod logging;

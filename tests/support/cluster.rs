@@ -58,6 +58,10 @@ pub struct Setup {
     pub snapshot_interval: &'static str,
     /// `raft.snapshot_threshold`.
     pub snapshot_threshold: u64,
+    /// `cluster`, in YAML's flow style.
+    pub cluster: &'static str,
+    /// `scheduler`, in YAML's flow style.
+    pub scheduler: &'static str,
     /// Where the nodes are, when not on loopback.
     pub places: Vec<Place>,
 }
@@ -81,6 +85,8 @@ impl Default for Setup {
             reads: "linearizable",
             snapshot_interval: "120s",
             snapshot_threshold: 8192,
+            cluster: "{}",
+            scheduler: "{}",
             places: vec![],
         }
     }
@@ -98,6 +104,7 @@ pub struct Node {
     namespace: Option<String>,
     data: PathBuf,
     log: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
     process: Option<Child>,
     channel: Channel,
 }
@@ -110,8 +117,9 @@ pub struct Cluster {
 }
 
 /// The only one of this process's tests, and of others', that has this port.
-struct Port {
-    number: u16,
+pub struct Port {
+    /// The port.
+    pub number: u16,
     _lock: File,
 }
 
@@ -159,6 +167,8 @@ impl Cluster {
             reads,
             snapshot_interval,
             snapshot_threshold,
+            cluster,
+            scheduler,
             ..
         } = &self.setup;
         let text = format!(
@@ -166,6 +176,8 @@ impl Cluster {
              raft:\n  peers:\n{peers}  \
              snapshot_interval: {snapshot_interval}\n  \
              snapshot_threshold: {snapshot_threshold}\n\
+             cluster: {cluster}\n\
+             scheduler: {scheduler}\n\
              logging: {{ level: info, file: \"\" }}\n\
              reads: {reads}\n"
         );
@@ -245,6 +257,7 @@ impl Cluster {
             .arg(&node.data)
             .args(arguments)
             .env_remove("RUST_LOG")
+            .envs(node.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -312,10 +325,39 @@ impl Cluster {
         );
     }
 
-    /// Removes the data of a node that does not run: a new disk.
+    /// Removes the data of a node that does not run: a new disk. The directory itself stays: something
+    /// may be mounted there.
     pub fn wipe(&mut self, n: usize) {
         assert!(self.nodes[n].process.is_none(), "{} runs", self.nodes[n].name);
-        fs::remove_dir_all(&self.nodes[n].data).unwrap();
+        for entry in fs::read_dir(&self.nodes[n].data).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => fs::remove_dir_all(path).unwrap(),
+                false => fs::remove_file(path).unwrap(),
+            }
+        }
+    }
+
+    /// How a node's process ended by itself, if it did; the node does not run then.
+    pub fn ended(&mut self, n: usize) -> Option<ExitStatus> {
+        let ended = self.nodes[n].process.as_mut()?.try_wait().unwrap()?;
+        self.nodes[n].process = None;
+        Some(ended)
+    }
+
+    /// Sets a variable in the environment of a node's processes that are started from now on.
+    pub fn environment(&mut self, n: usize, name: &'static str, value: &Path) {
+        self.nodes[n].environment.push((name, value.to_owned()));
+    }
+
+    /// Where a node's data are, or will be.
+    pub fn data_dir(&self, n: usize) -> &Path {
+        &self.nodes[n].data
+    }
+
+    /// A directory for what else a test needs; it is removed with the cluster.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// What a node has logged since its first start.
@@ -561,6 +603,7 @@ impl Node {
             log: dir.join(format!("{name}.log")),
             channel: connect(&grpc_addr),
             namespace: place.map(|place| place.namespace.clone()),
+            environment: Vec::new(),
             name,
             grpc_addr,
             ports,
@@ -584,7 +627,7 @@ impl Node {
 
 impl Port {
     /// One that nobody listens on and no other test has.
-    fn free() -> Port {
+    pub fn free() -> Port {
         let locks = std::env::temp_dir().join("minfs-test-ports");
         fs::create_dir_all(&locks).unwrap();
         for _ in 0..1000 {

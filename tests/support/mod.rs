@@ -1,9 +1,11 @@
 //! What the tests with real processes share. Each test file uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod blocks;
 pub mod cluster;
 pub mod data_servers;
 pub mod etcd;
 pub mod load;
+pub mod minfs;
 pub mod network;
 pub mod wait;

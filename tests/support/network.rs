@@ -57,6 +57,62 @@ impl Network {
         ip(&format!("link set {} up", self.peer_cable(n))).unwrap();
     }
 
+    /// Nothing that a place sends reaches the others; what they send reaches it.
+    pub fn mute(&self, n: usize) {
+        let namespace = &self.places[n].namespace;
+        tc(&format!("-n {namespace} qdisc replace dev peers root blackhole")).unwrap();
+    }
+
+    /// Nothing that the others send reaches a place; what it sends reaches them.
+    pub fn deafen(&self, n: usize) {
+        tc(&format!(
+            "qdisc replace dev {} root blackhole",
+            self.peer_cable(n)
+        ))
+        .unwrap();
+    }
+
+    /// What one place sends to one other is lost: it goes to a card that nobody has.
+    pub fn lose(&self, from: usize, to: usize) {
+        let namespace = &self.places[from].namespace;
+        let to = &self.places[to].raft_host;
+        ip(&format!(
+            "-n {namespace} neigh replace {to} lladdr 02:00:00:00:00:01 dev peers nud permanent"
+        ))
+        .unwrap();
+    }
+
+    /// Packets between the places are delayed, and some are dropped.
+    pub fn impair(&self) {
+        for place in &self.places {
+            let device = format!("-n {} qdisc replace dev peers root", place.namespace);
+            // A kernel without netem: a thin cable, whose queue delays and, when it is full, drops.
+            tc(&format!("{device} netem delay 40ms 20ms loss 3%"))
+                .or_else(|_| tc(&format!("{device} tbf rate 250kbit burst 4kb latency 150ms")))
+                .unwrap();
+        }
+    }
+
+    /// Packets between a place and the test, the clients' host, are lost in both directions.
+    pub fn cut_clients(&self, n: usize) {
+        ip(&format!("link set {} down", self.test_cable(n))).unwrap();
+    }
+
+    /// Every cable and every direction is as it was in the beginning.
+    pub fn heal_all(&self) {
+        for (n, place) in self.places.iter().enumerate() {
+            let namespace = &place.namespace;
+            self.heal(n);
+            ip(&format!("link set {} up", self.test_cable(n))).unwrap();
+            // Fails where there is none.
+            let _ = tc(&format!("-n {namespace} qdisc del dev peers root"));
+            let _ = tc(&format!("qdisc del dev {} root", self.peer_cable(n)));
+            for other in &self.places {
+                let _ = ip(&format!("-n {namespace} neigh del {} dev peers", other.raft_host));
+            }
+        }
+    }
+
     fn bridge(&self) -> String {
         format!("mfb{}", self.tag)
     }
@@ -151,14 +207,22 @@ fn remove_leftovers() {
 }
 
 fn ip(arguments: &str) -> Result<String, String> {
-    let output = Command::new("ip")
+    run("ip", arguments)
+}
+
+fn tc(arguments: &str) -> Result<String, String> {
+    run("tc", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> Result<String, String> {
+    let output = Command::new(program)
         .args(arguments.split(' '))
         .output()
-        .map_err(|error| format!("ip {arguments}: {error}"))?;
+        .map_err(|error| format!("{program} {arguments}: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(format!(
-            "ip {arguments}: {}",
+            "{program} {arguments}: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         )),
     }
