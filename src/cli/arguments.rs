@@ -1,5 +1,6 @@
 //! What can be typed: the commands, their options, and the exit codes, as `--help` shows them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,22 +12,30 @@ use crate::client::Source;
 /// Where a single server without any configuration listens.
 const DEFAULT_SERVER: &str = "localhost:9090";
 
+/// What a path of the cluster begins with where a local one could stand.
+pub(super) const REMOTE: &str = "minfs:";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  diff found differences
+  1  diff found differences, fsck found something that is not as it should be
   2  the command line is wrong
   3  not found
   4  already exists (mirror: an entry exists as another kind)
   5  another mistake: invalid argument, directory not empty, not a directory, ...
   6  unavailable: the request that failed changed nothing, try again
   7  outcome unknown: the request that failed may have happened, look before trying again
-  8  a local file or directory cannot be read, or the output cannot be written
+  8  a local file or directory cannot be read or written, or the output cannot be written
   9  any other error of the server
+  10 damaged: the bytes that were read do not match the file's MD5
+  130, 143  interrupted, terminated; what was under way may have happened
 
 With --json, every command prints one JSON document on stdout; an error is
 {\"error\":{\"kind\":…,\"message\":…}} with the kinds not_found, already_exists, invalid_argument,
-failed_precondition, unavailable, outcome_unknown, local_io, server, usage.";
+failed_precondition, unavailable, outcome_unknown, local_io, damaged, server, usage.
+
+put and cp replace a file in one step: what is there can be read until the new content is complete,
+and a transfer that fails leaves no half file on either side.";
 
 /// Works with the tree and the servers of a MinFS cluster.
 #[derive(Debug, Parser)]
@@ -47,13 +56,13 @@ pub(super) struct Connection {
     /// MetaServers, host:port[,host:port…]; any of them will do [env: MINFS_SERVER] [default:
     /// localhost:9090]
     #[arg(long, global = true, value_name = "ADDRESSES")]
-    server: Option<String>,
+    pub(super) server: Option<String>,
     /// Find the MetaServers in etcd at host:port[,host:port…] [env: MINFS_ETCD]
     #[arg(long, global = true, value_name = "ADDRESSES")]
-    etcd: Option<String>,
-    /// How long one operation is tried before it is given up, such as 500ms, 30s or 2m
-    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub(super) timeout: Duration,
+    pub(super) etcd: Option<String>,
+    /// How long one operation is tried before it is given up, such as 500ms, 30s or 2m [default: 30s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
 }
 
 /// What the environment says, where the command line says nothing.
@@ -63,6 +72,8 @@ pub struct Environment {
     pub server: Option<String>,
     /// `MINFS_ETCD`.
     pub etcd: Option<String>,
+    /// Where the shell keeps its history: `MINFS_HISTORY`, or `.minfs_history` in the home directory.
+    pub history: Option<PathBuf>,
 }
 
 impl Environment {
@@ -76,6 +87,9 @@ impl Environment {
         Self {
             server: read("MINFS_SERVER"),
             etcd: read("MINFS_ETCD"),
+            history: read("MINFS_HISTORY")
+                .map(PathBuf::from)
+                .or_else(|| Some(PathBuf::from(read("HOME")?).join(".minfs_history"))),
         }
     }
 }
@@ -132,9 +146,8 @@ pub(super) enum Command {
         recursive: bool,
         #[command(flatten)]
         jobs: Jobs,
-        /// Absolute path
-        #[arg(default_value = "/")]
-        path: String,
+        /// Absolute path [default: /]
+        path: Option<String>,
     },
     /// Show what is known about a path
     Stat {
@@ -175,10 +188,144 @@ pub(super) enum Command {
         /// Absolute path of a directory
         remote: String,
     },
+    /// Store a local file
+    ///
+    /// A file that is there is replaced, in one step, when everything is written. Every block is on two
+    /// DataServers at least (on one, where only one is asked for) before put succeeds.
+    Put {
+        #[command(flatten)]
+        blocks: Blocks,
+        /// Refuse (exit code 4) when there is a file already
+        #[arg(short, long)]
+        no_clobber: bool,
+        /// Make missing parents too
+        #[arg(short, long)]
+        parents: bool,
+        /// A local file
+        local: PathBuf,
+        /// Absolute path of the file, or of a directory (also: with a slash at the end) that gets it
+        remote: String,
+    },
+    /// Fetch a file
+    ///
+    /// The local file appears, or is replaced, when everything is there and its MD5 was verified.
+    Get {
+        #[command(flatten)]
+        blocks: Blocks,
+        /// Refuse (exit code 4) when there is a local file already
+        #[arg(short, long)]
+        no_clobber: bool,
+        /// Absolute path
+        remote: String,
+        /// The local file, or a directory that gets it
+        #[arg(default_value = ".")]
+        local: PathBuf,
+    },
+    /// Print files
+    ///
+    /// The MD5 is verified at the end: when it does not match (exit code 10), the bytes are out already.
+    Cat {
+        #[command(flatten)]
+        blocks: Blocks,
+        /// Absolute paths
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Copy files and directories to, from and inside the cluster
+    ///
+    /// Paths of the cluster are written minfs:/path: `minfs cp -r docs minfs:/docs`,
+    /// `minfs cp -r minfs:/docs out`. As with cp, what is copied goes into DESTINATION when that is a
+    /// directory, and becomes DESTINATION when nothing is there. A file that cannot be copied does not keep the
+    /// others; the exit code is that of the first one. Symbolic links, special files and names that are not
+    /// UTF-8 are skipped and counted.
+    Cp {
+        /// Copy directories with everything below them
+        #[arg(short, long)]
+        recursive: bool,
+        /// Leave files alone that are there already, and count them as errors (exit code 4)
+        #[arg(short, long)]
+        no_clobber: bool,
+        /// How many files, and how many blocks, may be under way at once
+        #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+        jobs: u16,
+        /// What is copied, and, as the last one, where to
+        #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+        places: Vec<OsString>,
+    },
+    /// Show how well files are replicated
+    Replicas {
+        /// Every block, with the DataServers that report it and those that should; shown anyway for one file
+        #[arg(short, long)]
+        blocks: bool,
+        /// Absolute path [default: every file]
+        path: Option<String>,
+    },
+    /// Examine files, DataServers and garbage, and say what there is to do
+    ///
+    /// Exit code 1 when something is under-replicated, missing, corrupt or over-replicated.
+    Fsck {
+        /// How many files that are not healthy are described; all are counted
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        max_problems: u32,
+        /// Instead, give the word that the deletes which the cluster holds back now may go on
+        #[arg(long, conflicts_with_all = ["path", "max_problems"])]
+        allow_mass_delete: bool,
+        /// Absolute path of a file or directory [default: everything]
+        path: Option<String>,
+    },
+    /// Type commands, with history and completion
+    ///
+    /// All other commands as they are, and cd, pwd, help, exit. Paths of the cluster may be relative. Commands
+    /// can also come from a pipe; the first one that does not exit with 0 ends the shell then, with its exit
+    /// code. The history is in $MINFS_HISTORY, or ~/.minfs_history.
+    Shell,
     /// Show every MetaServer and DataServer
     Cluster,
     /// Show which MetaServer leads
     Leader,
+}
+
+impl Command {
+    /// Turns every path of the cluster that was typed into what `resolve` makes of it.
+    pub(super) fn resolve(&mut self, mut resolve: impl FnMut(&str) -> String) {
+        let mut each = |path: &mut String| *path = resolve(path);
+        match self {
+            Command::Mkdir { paths, .. }
+            | Command::Touch { paths }
+            | Command::Rm { paths, .. }
+            | Command::Cat { paths, .. } => paths.iter_mut().for_each(each),
+            // Without a path: the directory where the shell is.
+            Command::Ls { path, .. } => each(path.get_or_insert_default()),
+            Command::Replicas { path, .. } | Command::Fsck { path, .. } => path.iter_mut().for_each(each),
+            Command::Stat { path } => each(path),
+            Command::Mirror { remote, .. }
+            | Command::Diff { remote, .. }
+            | Command::Put { remote, .. }
+            | Command::Get { remote, .. } => each(remote),
+            Command::Cp { places, .. } => {
+                for place in places {
+                    if let Some(remote) = place.to_str().and_then(|place| place.strip_prefix(REMOTE)) {
+                        *place = format!("{REMOTE}{}", resolve(remote)).into();
+                    }
+                }
+            }
+            Command::Shell | Command::Cluster | Command::Leader => (),
+        }
+    }
+}
+
+/// How many blocks are moved at once.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Blocks {
+    /// How many blocks may be under way at once (fewer when they are larger than 64 MiB)
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+}
+
+impl Blocks {
+    pub(super) fn get(self) -> usize {
+        usize::from(self.jobs)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Args)]

@@ -1,4 +1,4 @@
-//! The local side of `mirror` and `diff`: what a directory holds, and what of it MinFS can hold.
+//! The local side of `mirror`, `diff` and `cp`: what a directory holds, and what of it MinFS can hold.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn of(kind: fs::FileType) -> Self {
+    pub(super) fn of(kind: fs::FileType) -> Self {
         if kind.is_dir() {
             Kind::Directory
         } else if kind.is_file() {
@@ -65,6 +65,12 @@ impl Skipped {
             Kind::Special => self.special_files += 1,
             Kind::Directory | Kind::File => (),
         }
+    }
+
+    pub(super) fn add(&mut self, more: Skipped) {
+        self.symlinks += more.symlinks;
+        self.special_files += more.special_files;
+        self.non_utf8_names.extend(more.non_utf8_names);
     }
 
     /// In one sentence; none when nothing was left out.

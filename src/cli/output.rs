@@ -4,6 +4,7 @@
 //! away is dropped, and long walks look at [`Output::closed`] and stop.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
@@ -13,19 +14,26 @@ use crate::proto::dfs::{FileType, StatInfo};
 /// Where a command prints its result.
 pub struct Output {
     json: bool,
-    sink: BufWriter<Box<dyn Write>>,
+    sink: Arc<Mutex<Sink>>,
+}
+
+struct Sink {
+    writer: BufWriter<Box<dyn Write + Send>>,
     closed: bool,
     failure: Option<io::Error>,
 }
 
 impl Output {
     /// Prints to `sink`, which need not be buffered.
-    pub fn new(sink: Box<dyn Write>) -> Self {
-        Self {
-            json: false,
-            sink: BufWriter::with_capacity(64 << 10, sink),
+    pub fn new(sink: Box<dyn Write + Send>) -> Self {
+        let sink = Sink {
+            writer: BufWriter::with_capacity(64 << 10, sink),
             closed: false,
             failure: None,
+        };
+        Self {
+            json: false,
+            sink: Arc::new(Mutex::new(sink)),
         }
     }
 
@@ -39,7 +47,7 @@ impl Output {
 
     /// Whether nobody reads any more, or nothing can be written.
     pub(super) fn closed(&self) -> bool {
-        self.closed
+        lock(&self.sink).closed
     }
 
     pub(super) fn line(&mut self, line: impl AsRef<str>) {
@@ -61,25 +69,59 @@ impl Output {
         }
     }
 
+    /// A way for bytes that are no lines, from whichever thread.
+    pub(super) fn raw(&self) -> Raw {
+        Raw(self.sink.clone())
+    }
+
     /// Sends out what is buffered.
     ///
     /// # Errors
     /// What went wrong with any of the output, unless the reader went away.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.write(|sink| sink.flush());
-        self.failure.take().map_or(Ok(()), Err)
+        lock(&self.sink).failure.take().map_or(Ok(()), Err)
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut BufWriter<Box<dyn Write>>) -> io::Result<()>) {
+    fn write(&mut self, write: impl FnOnce(&mut BufWriter<Box<dyn Write + Send>>) -> io::Result<()>) {
+        // What went wrong is kept, and told in the end.
+        let _ = lock(&self.sink).write(write);
+    }
+}
+
+impl Sink {
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<Box<dyn Write + Send>>) -> io::Result<T>,
+    ) -> io::Result<T> {
         if self.closed {
-            return;
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if let Err(error) = write(&mut self.sink) {
+        write(&mut self.writer).map_err(|error| {
+            let kind = error.kind();
             self.closed = true;
-            if error.kind() != io::ErrorKind::BrokenPipe {
+            if kind != io::ErrorKind::BrokenPipe {
                 self.failure = Some(error);
             }
-        }
+            kind.into()
+        })
+    }
+}
+
+fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See [`Output::raw`]. An error ends the output, and is told by [`Output::finish`].
+pub(super) struct Raw(Arc<Mutex<Sink>>);
+
+impl Write for Raw {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(|sink| sink.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        lock(&self.0).write(|sink| sink.flush())
     }
 }
 
@@ -133,6 +175,14 @@ pub(super) fn printable(name: &str) -> String {
 /// The path of `name` in `directory`.
 pub(super) fn join(directory: &str, name: &str) -> String {
     format!("{}/{name}", directory.trim_end_matches('/'))
+}
+
+/// The path above `path`; the root is above itself.
+pub(super) fn above(path: &str) -> &str {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((above, _)) => above,
+    }
 }
 
 /// The last part of a path. What servers list may be named by path or by name.

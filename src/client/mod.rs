@@ -9,9 +9,11 @@
 //! - `servers`: one connection per server, and which one to begin with
 //! - `retry`: which server next, and when to give up
 //! - `error`: the outcomes
+//! - [`files`]: the bytes of files, to and from DataServers
 
 mod endpoints;
 mod error;
+pub mod files;
 mod retry;
 mod servers;
 #[cfg(test)]

@@ -1,11 +1,15 @@
-//! A MetaServer for tests: the contract's answers over a tree in memory, on a port of its own.
+//! Servers for tests, each on a port of its own: MetaServers that give the contract's answers over a tree in
+//! memory, and DataServers.
 //!
 //! Several [`Server`]s may share one [`Cluster`], as the nodes of a real one share their state; each
-//! can be told to misbehave. `tests/cli.rs` includes this file too.
+//! can be told to misbehave, and so can a [`DataServer`]. `tests/cli.rs` includes this room too.
 
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod data_server;
+mod state;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -13,8 +17,14 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status};
 
+#[allow(unused_imports)]
+pub use self::data_server::{DataFault, DataServer};
+#[allow(unused_imports)]
+pub use self::state::{Cluster, MTIME};
+use self::state::{State, clean};
 use crate::proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use crate::proto::admin::*;
 use crate::proto::dfs::meta_server_service_server::{MetaServerService, MetaServerServiceServer};
@@ -37,205 +47,6 @@ pub enum Fault {
     Broken,
 }
 
-/// The state that servers share.
-#[derive(Debug, Default)]
-pub struct State {
-    nodes: BTreeMap<String, Node>,
-    /// First answers by request id.
-    answers: HashMap<String, Result<(), (Code, String)>>,
-    next_inode: u64,
-    pub cluster: ClusterInfo,
-    pub leader: Option<MetaServerMsg>,
-}
-
-#[derive(Debug, Clone)]
-struct Node {
-    inode: u64,
-    directory: bool,
-    size: i64,
-    md5: String,
-}
-
-/// 2001-09-09T01:46:40.123Z: every node's time of change.
-pub const MTIME: i64 = 1_000_000_000_123;
-
-#[derive(Debug, Clone)]
-pub struct Cluster(Arc<Mutex<State>>);
-
-impl Default for Cluster {
-    fn default() -> Self {
-        let root = Node {
-            inode: 1,
-            directory: true,
-            size: 0,
-            md5: String::new(),
-        };
-        let nodes = BTreeMap::from([("/".to_string(), root)]);
-        Cluster(Arc::new(Mutex::new(State {
-            nodes,
-            next_inode: 2,
-            ..State::default()
-        })))
-    }
-}
-
-impl Cluster {
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    /// Every path but the root, in byte order.
-    pub fn paths(&self) -> Vec<String> {
-        self.state()
-            .nodes
-            .keys()
-            .filter(|path| *path != "/")
-            .cloned()
-            .collect()
-    }
-
-    /// Adds a node behind the servers' backs.
-    pub fn put(&self, path: &str, kind: FileType) {
-        self.state().create(path, kind as i32).unwrap();
-    }
-
-    pub fn set_size(&self, path: &str, size: i64, md5: &str) {
-        let mut state = self.state();
-        let node = state.nodes.get_mut(path).unwrap();
-        (node.size, node.md5) = (size, md5.to_string());
-    }
-
-    pub fn remove(&self, path: &str) {
-        self.state().delete(path, true).unwrap();
-    }
-
-    /// Starts a server over this state.
-    pub fn serve(&self) -> Server {
-        Server::start(self.clone())
-    }
-}
-
-impl State {
-    fn create(&mut self, path: &str, kind: i32) -> Result<(), Status> {
-        if !path.starts_with('/') {
-            return Err(Status::invalid_argument(format!("path is not absolute: {path}")));
-        }
-        let path = clean(path);
-        if self.nodes.contains_key(&path) {
-            return Err(Status::already_exists(format!("already exists: {path}")));
-        }
-        let above = above(&path);
-        match self.nodes.get(&above) {
-            None => return Err(Status::not_found(format!("no such directory: {above}"))),
-            Some(node) if !node.directory => {
-                return Err(Status::failed_precondition(format!("not a directory: {above}")));
-            }
-            Some(_) => (),
-        }
-        let directory = kind == FileType::Directory as i32;
-        self.nodes.insert(
-            path,
-            Node {
-                inode: self.next_inode,
-                directory,
-                size: 0,
-                md5: String::new(),
-            },
-        );
-        self.next_inode += 1;
-        Ok(())
-    }
-
-    fn delete(&mut self, path: &str, recursive: bool) -> Result<(), Status> {
-        let path = clean(path);
-        if path == "/" {
-            return Err(Status::invalid_argument("the root cannot be deleted"));
-        }
-        self.node(&path)?;
-        let below = self.below(&path);
-        if !below.is_empty() && !recursive {
-            return Err(Status::failed_precondition(format!(
-                "directory not empty: {path}"
-            )));
-        }
-        self.nodes.remove(&path);
-        for gone in below {
-            self.nodes.remove(&gone);
-        }
-        Ok(())
-    }
-
-    fn node(&self, path: &str) -> Result<&Node, Status> {
-        self.nodes
-            .get(path)
-            .ok_or_else(|| Status::not_found(format!("not found: {path}")))
-    }
-
-    fn below(&self, path: &str) -> Vec<String> {
-        let prefix = format!("{}/", path.trim_end_matches('/'));
-        self.nodes
-            .range(prefix.clone()..)
-            .take_while(|(path, _)| path.starts_with(&prefix))
-            .filter(|(path, _)| *path != "/")
-            .map(|(path, _)| path.clone())
-            .collect()
-    }
-
-    fn stat(&self, path: &str) -> Result<StatInfo, Status> {
-        let node = self.node(path)?;
-        let kind = if node.directory {
-            FileType::Directory
-        } else {
-            FileType::File
-        };
-        let size = match node.directory {
-            true => self.below(path).iter().map(|below| self.nodes[below].size).sum(),
-            false => node.size,
-        };
-        let replica = ReplicaData {
-            id: "7".into(),
-            ds_node: "ds1:8001".into(),
-            path: "7.dat".into(),
-        };
-        Ok(StatInfo {
-            path: path.to_string(),
-            size,
-            mtime: MTIME,
-            r#type: kind as i32,
-            replica_data: if size > 0 && !node.directory {
-                vec![replica]
-            } else {
-                Vec::new()
-            },
-            md5: node.md5.clone(),
-        })
-    }
-
-    fn list(&self, path: &str) -> Result<Vec<StatInfo>, Status> {
-        if !self.node(path)?.directory {
-            return Err(Status::failed_precondition(format!("not a directory: {path}")));
-        }
-        let children = self.below(path).into_iter().filter(|child| above(child) == path);
-        // The order of paths is not that of names ('/' sorts after '-'): children are siblings here.
-        children.map(|child| self.stat(&child)).collect()
-    }
-}
-
-fn clean(path: &str) -> String {
-    let parts: Vec<&str> = path
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
-    format!("/{}", parts.join("/"))
-}
-
-fn above(path: &str) -> String {
-    match path.rsplit_once('/') {
-        Some(("", _)) | None => "/".to_string(),
-        Some((above, _)) => above.to_string(),
-    }
-}
-
 /// What a server was asked: the RPC, the path, the request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
@@ -250,6 +61,8 @@ struct Behaviour {
     next: VecDeque<Fault>,
     /// For every request after those.
     always: Option<Fault>,
+    /// For every request of one RPC.
+    of_rpc: Option<(&'static str, Fault)>,
     asked: Vec<Asked>,
     status: Option<GetNodeStatusResponse>,
     /// Requests below this path wait until so many of them wait together.
@@ -257,29 +70,22 @@ struct Behaviour {
     waiting: usize,
 }
 
-/// One running server. Dropping it is `kill -9`: its connections are gone, nobody is told.
-pub struct Server {
-    pub addr: String,
-    handler: Handler,
+/// A server with a port and a thread of its own. Dropping it is `kill -9`: its connections are gone, nobody is
+/// told.
+struct Running {
+    addr: String,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    fn start(cluster: Cluster) -> Self {
+impl Running {
+    /// Listens, and then serves what `services` makes of the address.
+    fn start(services: impl FnOnce(&str) -> Router) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let handler = Handler {
-            cluster,
-            behaviour: Arc::default(),
-            opened: Arc::default(),
-            news: Arc::default(),
-        };
+        let services = services(&addr);
         let (stop, stopped) = oneshot::channel::<()>();
-        let services = tonic::transport::Server::builder()
-            .add_service(MetaServerServiceServer::new(handler.clone()))
-            .add_service(AdminServiceServer::new(handler.clone()));
         // A runtime of its own: with it go the tasks of all its connections.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -294,11 +100,45 @@ impl Server {
                 }
             });
         });
-        Server {
+        Running {
             addr,
-            handler,
             stop: Some(stop),
             thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.take().map(|stop| stop.send(()));
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// One running MetaServer.
+pub struct Server {
+    pub addr: String,
+    handler: Handler,
+    _running: Running,
+}
+
+impl Server {
+    fn start(cluster: Cluster) -> Self {
+        let handler = Handler {
+            cluster,
+            behaviour: Arc::default(),
+            opened: Arc::default(),
+            news: Arc::default(),
+        };
+        let running = Running::start(|_| {
+            tonic::transport::Server::builder()
+                .add_service(MetaServerServiceServer::new(handler.clone()))
+                .add_service(AdminServiceServer::new(handler.clone()))
+        });
+        Server {
+            addr: running.addr.clone(),
+            handler,
+            _running: running,
         }
     }
 
@@ -308,6 +148,10 @@ impl Server {
 
     pub fn fail_always(&self, fault: Fault) {
         self.handler.behaviour().always = Some(fault);
+    }
+
+    pub fn fail_rpc(&self, rpc: &'static str, fault: Fault) {
+        self.handler.behaviour().of_rpc = Some((rpc, fault));
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -348,13 +192,6 @@ impl Watch {
         while !condition(&behaviour.asked) {
             behaviour = self.handler.news.wait(behaviour).unwrap();
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.take().map(|stop| stop.send(()));
-        self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -408,7 +245,10 @@ impl Handler {
                 id: id.clone(),
             });
             self.news.notify_all();
-            behaviour.next.pop_front().or_else(|| behaviour.always.clone())
+            let of_rpc = behaviour.of_rpc.clone().filter(|(failing, _)| *failing == rpc);
+            let next = of_rpc.map(|(_, fault)| fault);
+            next.or_else(|| behaviour.next.pop_front())
+                .or_else(|| behaviour.always.clone())
         };
         self.pass_gate(path).await;
         match fault {
@@ -500,6 +340,9 @@ impl MetaServerService for Handler {
     async fn get_node_info(&self, request: Request<GetNodeInfoRequest>) -> Answer<GetNodeInfoResponse> {
         let path = &request.get_ref().path;
         self.enter("GetNodeInfo", path, request.metadata()).await?;
+        if !path.starts_with('/') {
+            return Err(Status::invalid_argument(format!("path is not absolute: {path}")));
+        }
         let stat_info = self.cluster.state().stat(&clean(path))?;
         Ok(Response::new(GetNodeInfoResponse {
             stat_info: Some(stat_info),
@@ -526,35 +369,16 @@ impl MetaServerService for Handler {
         &self,
         request: Request<GetBlockLocationsRequest>,
     ) -> Answer<GetBlockLocationsResponse> {
-        let GetBlockLocationsRequest { path, .. } = request.get_ref();
-        self.enter("GetBlockLocations", path, request.metadata()).await?;
-        let inode = self.cluster.state().node(&clean(path))?.inode;
-        Ok(Response::new(GetBlockLocationsResponse {
-            inode,
-            block_locations: Vec::new(),
-        }))
+        let asked = request.get_ref();
+        self.enter("GetBlockLocations", &asked.path, request.metadata())
+            .await?;
+        self.cluster.state().locate(asked).map(Response::new)
     }
 
     async fn finalize_write(&self, request: Request<FinalizeWriteRequest>) -> Answer<SimpleResponse> {
-        let FinalizeWriteRequest {
-            path,
-            inode,
-            size,
-            md5,
-            ..
-        } = request.get_ref();
-        let change = |state: &mut State| {
-            let node = state
-                .nodes
-                .get_mut(&clean(path))
-                .filter(|node| node.inode == *inode)
-                .ok_or_else(|| {
-                    Status::failed_precondition(format!("{path} is not inode {inode} any more"))
-                })?;
-            (node.size, node.md5) = (*size, md5.clone());
-            Ok(())
-        };
-        self.change("FinalizeWrite", path, request.metadata(), change)
+        let asked = request.get_ref();
+        let change = |state: &mut State| state.finalize(asked);
+        self.change("FinalizeWrite", &asked.path, request.metadata(), change)
             .await?;
         Ok(done())
     }
@@ -574,7 +398,7 @@ impl MetaServerService for Handler {
     ) -> Answer<GetReplicationInfoResponse> {
         self.enter("GetReplicationInfo", &request.get_ref().path, request.metadata())
             .await?;
-        Ok(Response::new(GetReplicationInfoResponse::default()))
+        Ok(Response::new(self.cluster.state().replication_info.clone()))
     }
 
     async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
@@ -614,15 +438,29 @@ impl AdminService for Handler {
         }
     }
 
-    async fn check_files(&self, _: Request<CheckFilesRequest>) -> Answer<CheckFilesResponse> {
-        Err(Status::unimplemented("not faked yet"))
+    async fn check_files(&self, request: Request<CheckFilesRequest>) -> Answer<CheckFilesResponse> {
+        let asked = request.get_ref();
+        self.enter("CheckFiles", &asked.path, request.metadata()).await?;
+        let mut page = self.cluster.state().pages.get(&asked.after).cloned();
+        if let Some(page) = &mut page {
+            page.problems
+                .truncate(usize::try_from(asked.max_problems).unwrap());
+        }
+        let missing = || Status::not_found(format!("not found: {}", asked.path));
+        page.map(Response::new).ok_or_else(missing)
     }
 
-    async fn get_upkeep(&self, _: Request<GetUpkeepRequest>) -> Answer<GetUpkeepResponse> {
-        Err(Status::unimplemented("not faked yet"))
+    async fn get_upkeep(&self, request: Request<GetUpkeepRequest>) -> Answer<GetUpkeepResponse> {
+        self.enter("GetUpkeep", "", request.metadata()).await?;
+        Ok(Response::new(self.cluster.state().upkeep.clone()))
     }
 
-    async fn allow_mass_delete(&self, _: Request<AllowMassDeleteRequest>) -> Answer<AllowMassDeleteResponse> {
-        Err(Status::unimplemented("not faked yet"))
+    async fn allow_mass_delete(
+        &self,
+        request: Request<AllowMassDeleteRequest>,
+    ) -> Answer<AllowMassDeleteResponse> {
+        self.enter("AllowMassDelete", "", request.metadata()).await?;
+        let blocks = std::mem::take(&mut self.cluster.state().held_back);
+        Ok(Response::new(AllowMassDeleteResponse { blocks }))
     }
 }
