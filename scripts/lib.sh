@@ -5,7 +5,8 @@
 # Environment:
 #   MINFS_CLUSTER_DIR     where the cluster's data, logs and pids lie           [cluster]
 #   MINFS_BASE_PORT       gRPC on this port and the next two, Raft 1,000 above  [9090]
-#   MINFS_BIN_DIR         take metaserver and minfs from here, build nothing    [build, target/release]
+#   MINFS_DATA_BASE_PORT  DataServers on this port and the next three           [8001]
+#   MINFS_BIN_DIR         take the binaries from here, build nothing            [build, target/release]
 #   MINFS_SKIP_ETCD       when set: as if etcd were not installed
 #   MINFS_START_TIMEOUT   seconds until the cluster must answer                 [60]
 #   MINFS_STOP_TIMEOUT    seconds until a process is killed that will not stop  [20]
@@ -16,7 +17,8 @@ cluster_dir="${MINFS_CLUSTER_DIR:-$default_dir}"
 [[ "$cluster_dir" == /* ]] || cluster_dir="$PWD/$cluster_dir"
 while [[ "$cluster_dir" == *?/ ]]; do cluster_dir="${cluster_dir%/}"; done
 base_port="${MINFS_BASE_PORT:-9090}"
-marker="$cluster_dir/.minfs-cluster" # proves that the directory is ours to wipe, and holds its base port
+data_base_port="${MINFS_DATA_BASE_PORT:-8001}"
+marker="$cluster_dir/.minfs-cluster" # proves that the directory is ours to wipe, and holds its base ports
 
 say() { printf '%s\n' "$*"; }
 
@@ -31,14 +33,20 @@ if ! is_number "$base_port" || ((base_port < 1 || base_port > 64533)); then
     die "MINFS_BASE_PORT must be a port from 1 to 64533, is '$base_port'"
 fi
 
+if ! is_number "$data_base_port" || ((data_base_port < 1 || data_base_port > 65532)); then
+    die "MINFS_DATA_BASE_PORT must be a port from 1 to 65532, is '$data_base_port'"
+fi
+
 # The gRPC ports of the three nodes. A node is called meta-<port>; its Raft port is 1,000 above.
 ports=("$base_port" "$((base_port + 1))" "$((base_port + 2))")
+# The ports of the four DataServers, which are called ds-<port>.
+data_ports=("$data_base_port" "$((data_base_port + 1))" "$((data_base_port + 2))" "$((data_base_port + 3))")
 
-# data_dir NAME: the data directory of a node, or of etcd. It is on the command line of its process, and on
+# data_dir NAME: the data directory of a node, a DataServer, or of etcd. It is on the command line of its process, and on
 # no other's: that is how a process is known again.
 data_dir() { printf '%s/%s' "$cluster_dir" "$1"; }
 
-# pid_of NAME: prints the pid of a running node (or of etcd), fails when it does not run. A pid file alone
+# pid_of NAME: prints the pid of a running node (or DataServer, or etcd), fails when it does not run. A pid file alone
 # proves nothing: after a crash the number may be another program's.
 pid_of() {
     local name="$1" pid

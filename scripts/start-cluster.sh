@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Starts a MinFS cluster on this machine: three MetaServers, and an etcd of their own when etcd is installed.
-# Returns when all three answer and agree on a leader. What runs already is left alone, so that it can be
-# typed again after a node was killed. Everything lies in cluster/; scripts/stop-cluster.sh undoes it.
+# Starts a MinFS cluster on this machine: three MetaServers, four DataServers, and an etcd of their own when
+# etcd is installed. Returns when all three agree on a leader and it knows all four. What runs already is left
+# alone, so that it can be typed again after a server was killed. Everything lies in cluster/; scripts/stop-cluster.sh undoes it.
 #
 # lib.sh lists the environment variables that change ports, directory and time.
 set -euo pipefail
@@ -13,6 +13,7 @@ patience="${MINFS_START_TIMEOUT:-60}"
 is_number "$patience" || die "MINFS_START_TIMEOUT must be a number of seconds, is '$patience'"
 bin_dir="${MINFS_BIN_DIR:-$root/target/release}"
 
+servers="localhost:${ports[0]},localhost:${ports[1]},localhost:${ports[2]}"
 started=() # what this run has started, to be stopped when it fails
 blamed=""  # which of them died
 finished=no
@@ -68,11 +69,11 @@ main() {
     take_lock
     local before
     before="$(cat "$marker" 2>/dev/null || true)"
-    [[ -z "$before" || "$before" == "$base_port" ]] ||
-        die "the cluster in $cluster_dir is on base port $before: set MINFS_BASE_PORT=$before, or stop-cluster.sh --wipe"
-    printf '%s\n' "$base_port" >"$marker"
+    [[ -z "$before" || "$before" == "$base_port" || "$before" == "$base_port $data_base_port" ]] ||
+        die "the cluster in $cluster_dir is on base ports $before: set MINFS_BASE_PORT and MINFS_DATA_BASE_PORT to them, or stop-cluster.sh --wipe"
+    printf '%s %s\n' "$base_port" "$data_base_port" >"$marker"
 
-    local missing=() port name pid
+    local missing=() data_missing=() port name pid
     for port in "${ports[@]}"; do
         name="meta-$port"
         if pid="$(pid_of "$name")"; then
@@ -83,21 +84,32 @@ main() {
         ! in_use "$port" || port_taken "$port" "$name (gRPC)"
         ! in_use "$((port + 1000))" || port_taken "$((port + 1000))" "$name (Raft)"
     done
+    for port in "${data_ports[@]}"; do
+        name="ds-$port"
+        if pid="$(pid_of "$name")"; then
+            say "$name already runs (pid $pid)"
+            continue
+        fi
+        data_missing+=("$port")
+        ! in_use "$port" || port_taken "$port" "$name"
+    done
 
-    if ((${#missing[@]} > 0)) || [[ ! -x "$bin_dir/minfs" ]]; then build; fi
+    if ((${#missing[@]} + ${#data_missing[@]} > 0)) || [[ ! -x "$bin_dir/minfs" ]]; then build; fi
     etcd_endpoint=""
     start_etcd "${#missing[@]}"
     if ((${#missing[@]} > 0)); then
         write_config
         for port in "${missing[@]}"; do start_node "$port"; done
     fi
+    for port in "${data_missing[@]}"; do start_data_server "$port"; done
     await_leader
+    await_data_servers
     report
     finished=yes
 }
 
 port_taken() {
-    die "port $1, for $2, is in use by another program: stop it, or choose MINFS_BASE_PORT (now $base_port)"
+    die "port $1, for $2, is in use by another program: stop it, or choose MINFS_BASE_PORT (now $base_port) or MINFS_DATA_BASE_PORT (now $data_base_port)"
 }
 
 build() {
@@ -107,7 +119,7 @@ build() {
         (cd "$root" && CARGO_TARGET_DIR="$root/target" cargo build --release --locked)
     fi
     local name
-    for name in metaserver minfs; do
+    for name in metaserver dataserver minfs; do
         [[ -x "$bin_dir/$name" ]] || die "there is no $bin_dir/$name"
     done
 }
@@ -209,6 +221,13 @@ start_node() {
         --port "$port" --raft-port "$((port + 1000))" --data-dir "$(data_dir "meta-$port")" "${first[@]}"
 }
 
+# With etcd, a DataServer finds the leader there; without, among the addresses that it is given.
+start_data_server() {
+    local port="$1" where=(--metaserver "$servers")
+    [[ -z "$etcd_endpoint" ]] || where=(--etcd "$etcd_endpoint")
+    launch "ds-$port" "$bin_dir/dataserver" --port "$port" --data-dir "$(data_dir "ds-$port")" "${where[@]}"
+}
+
 # Waits until all three name the same leader.
 await_leader() {
     local deadline=$((SECONDS + patience)) port answer answers
@@ -231,6 +250,23 @@ await_leader() {
     done
 }
 
+# Waits until the leader counts every DataServer as alive.
+await_data_servers() {
+    local deadline=$((SECONDS + patience)) port answer alive
+    say "waiting until all four DataServers have reported ..."
+    while :; do
+        for port in "${data_ports[@]}"; do must_run "ds-$port"; done
+        answer="$(timeout 5 "$bin_dir/minfs" --server "$servers" --timeout 2s cluster 2>/dev/null || true)"
+        alive=0
+        for port in "${data_ports[@]}"; do
+            ! grep --quiet "localhost:$port\b" <<<"$answer" || alive=$((alive + 1))
+        done
+        ((alive < ${#data_ports[@]})) || return 0
+        ((SECONDS < deadline)) || die "only $alive of ${#data_ports[@]} DataServers have reported after $patience s"
+        sleep 0.1
+    done
+}
+
 report() {
     local port name role row='%-11s %-9s %-17s %-17s %-8s %s\n'
     # shellcheck disable=SC2059
@@ -243,10 +279,14 @@ report() {
             [[ "$leader" != *":$port" ]] || role=leader
             printf "$row" "$name" "$role" "localhost:$port" "localhost:$((port + 1000))" "$(pid_of "$name")" "$(short "$cluster_dir/$name.log")"
         done
+        for port in "${data_ports[@]}"; do
+            name="ds-$port"
+            printf "$row" "$name" data "localhost:$port" - "$(pid_of "$name")" "$(short "$cluster_dir/$name.log")"
+        done
         [[ -z "$etcd_endpoint" ]] ||
             printf "$row" etcd - "$etcd_endpoint" - "$(pid_of etcd)" "$(short "$cluster_dir/etcd.log")"
     }
-    local minfs stop servers="localhost:${ports[0]},localhost:${ports[1]},localhost:${ports[2]}"
+    local minfs stop
     minfs="$(short "$bin_dir/minfs")"
     stop="$(short "$root/scripts/stop-cluster.sh")"
     [[ "$cluster_dir" == "$default_dir" ]] || stop="MINFS_CLUSTER_DIR=$cluster_dir $stop"
@@ -254,9 +294,10 @@ report() {
 
 What to type next:
   export MINFS_SERVER=$servers
-  $minfs mkdir /hello
+  $minfs put README.md /hello.md
+  $minfs cat /hello.md | head -3
   $minfs ls -l /
-  $minfs cluster
+  $minfs fsck
   $stop    # with --wipe it deletes the data, too
 NEXT
 }

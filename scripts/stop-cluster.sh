@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stops what scripts/start-cluster.sh has started: the MetaServers, each of which hands over what it must, then
-# etcd. Whoever has not stopped in time is killed, and that is said.
+# Stops what scripts/start-cluster.sh has started: the DataServers, the MetaServers, each of which hands over
+# what it must, then etcd. Whoever has not stopped in time is killed, and that is said.
 #
 #   scripts/stop-cluster.sh [--wipe]       --wipe also deletes cluster/, with all data
 #
@@ -27,18 +27,20 @@ take_lock
 # By their pid files, whichever ports they were started with. The leader goes with the others: as long as two are
 # left it hands over, and after that nobody needs one.
 nodes=()
-for file in "$cluster_dir"/meta-*.pid; do
+data_servers=()
+for file in "$cluster_dir"/{meta,ds}-*.pid; do
     [[ -e "$file" ]] || continue
     name="$(basename "$file" .pid)"
-    nodes+=("$name")
+    if [[ "$name" == ds-* ]]; then data_servers+=("$name"); else nodes+=("$name"); fi
 done
 running=no
-for name in "${nodes[@]}" etcd; do
+for name in "${data_servers[@]}" "${nodes[@]}" etcd; do
     ! pid_of "$name" >/dev/null || running=yes
 done
 [[ "$running" == yes ]] || say "nothing runs in $cluster_dir"
 
-# etcd last, so that the nodes can take their keys out.
+# Whoever needs the others goes first. etcd last, so that the nodes can take their keys out.
+stop_all "$patience" "${data_servers[@]}" || die "a DataServer cannot be killed"
 stop_all "$patience" "${nodes[@]}" || die "a MetaServer cannot be killed"
 stop_all "$patience" etcd || die "etcd cannot be killed"
 
