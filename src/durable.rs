@@ -1,9 +1,9 @@
 //! Files and directories that are still there after a power cut.
 //!
-//! Used by whoever makes something new in the data directory (`storage`, `raft`): a file's name is durable
-//! only once its directory has been flushed too.
+//! Used by whoever makes something new in a data directory (`storage`, `raft`, `dataserver`): a file's name
+//! is durable only once its directory has been flushed too. And by whoever wants one for himself.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -48,6 +48,42 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     };
     write().map_err(|e| naming(path, &e))?;
     sync_dir(parent(path))
+}
+
+/// Takes a data directory for this process: no other one has it until the file that is given back is
+/// closed.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when another process has it, naming that one, and any of the system's.
+pub(crate) fn lock_directory(dir: &Path) -> io::Result<File> {
+    let path = dir.join("lock");
+    let naming = |e| naming(&path, &e);
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(naming)?;
+    match file.try_lock() {
+        Ok(()) => (),
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                format!(
+                    "data directory {} is in use by process {}",
+                    dir.display(),
+                    holder.trim()
+                ),
+            ));
+        }
+        Err(TryLockError::Error(e)) => return Err(naming(e)),
+    }
+    // For the operator only; what counts is the lock.
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(naming)?;
+    Ok(file)
 }
 
 /// The same error with the path in front.

@@ -7,8 +7,8 @@
 //! both are on the disk before anyone hears of them. One process at a time has the directory.
 
 use std::fmt;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,7 +103,7 @@ impl Identity {
         }
         let raft = dir.join("raft");
         durable::create_dir_all(&raft)?;
-        let lock = lock(dir)?;
+        let lock = durable::lock_directory(dir)?;
         let path = raft.join("identity");
         let content = match fs::read_to_string(&path) {
             Ok(text) => {
@@ -203,35 +203,6 @@ impl fmt::Debug for Identity {
             self.inner.name, self.inner.incarnation
         )
     }
-}
-
-fn lock(dir: &Path) -> io::Result<File> {
-    let path = dir.join("lock");
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| durable::naming(&path, &e))?;
-    match file.try_lock() {
-        Ok(()) => (),
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                format!(
-                    "data directory {} is in use by process {}",
-                    dir.display(),
-                    holder.trim()
-                ),
-            ));
-        }
-        Err(TryLockError::Error(e)) => return Err(durable::naming(&path, &e)),
-    }
-    // For the operator only; what counts is the lock.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))?;
-    Ok(file)
 }
 
 /// The file: four lines, `version`, `name`, `incarnation` and `cluster`, the last empty while fresh.

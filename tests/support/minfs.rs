@@ -21,7 +21,8 @@ pub fn minfs<A: AsRef<std::ffi::OsStr>>(servers: &str, arguments: &[A]) -> Comma
     command
 }
 
-/// Waits for a command that was started; its end, or a panic when it hangs.
+/// Waits for a command that was started; its end, or a panic when it hangs. Not for one that prints more
+/// than a pipe holds (64 KiB): nobody reads before it ends.
 pub fn ended(mut child: Child, what: &str) -> Output {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {

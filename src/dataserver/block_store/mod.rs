@@ -25,8 +25,8 @@ mod space;
 mod tests;
 mod write;
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,7 +81,7 @@ impl BlockStore {
     pub fn open(dir: &Path, reserve: Option<u64>) -> io::Result<BlockStore> {
         let layout = Layout::new(dir);
         durable::create_dir_all(dir)?;
-        let process_lock = lock_directory(dir)?;
+        let process_lock = durable::lock_directory(dir)?;
         durable::create_dir_all(&layout.blocks)?;
         durable::create_dir_all(&layout.aside)?;
         clear(&layout.aside)?;
@@ -369,36 +369,4 @@ fn clear(folder: &Path) -> io::Result<()> {
 
 fn strange(path: &Path) {
     log::debug!("{} is no block file", path.display());
-}
-
-/// One process at a time has a data directory.
-fn lock_directory(dir: &Path) -> io::Result<File> {
-    let path = dir.join("lock");
-    let naming = |e| durable::naming(&path, &e);
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(naming)?;
-    match file.try_lock() {
-        Ok(()) => (),
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                format!(
-                    "data directory {} is in use by process {}",
-                    dir.display(),
-                    holder.trim()
-                ),
-            ));
-        }
-        Err(TryLockError::Error(e)) => return Err(naming(e)),
-    }
-    // For the operator only; what counts is the lock.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(naming)?;
-    Ok(file)
 }
