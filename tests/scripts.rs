@@ -1,5 +1,5 @@
-//! The README's first session, with the real scripts: start, use, start again, kill a node, start
-//! again, stop and wipe. On ports and in a directory of the test's own, with the binaries of this build.
+//! The README's first session, with the real scripts: start, put a file and get it back, start again, kill
+//! a node, start again, stop and wipe. On ports and in a directory of the test's own, with the binaries of this build.
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+
+/// How far the DataServers' ports are above those of the MetaServers.
+const DATA: u16 = 2000;
 
 /// A cluster that is stopped and wiped when the test ends, however it ends.
 struct Scripts {
@@ -20,7 +23,10 @@ impl Scripts {
         let base = (21_000..28_000)
             .step_by(7)
             .map(|port| port + (std::process::id() % 7) as u16)
-            .find(|base| (0..3).all(|i| free(base + i) && free(base + 1000 + i)))
+            .find(|base| {
+                let metas = (0..3).all(|i| free(base + i) && free(base + 1000 + i));
+                metas && (0..4).all(|i| free(base + DATA + i))
+            })
             .unwrap();
         Scripts {
             dir: TempDir::new().unwrap(),
@@ -34,6 +40,7 @@ impl Scripts {
             .args(arguments)
             .env("MINFS_CLUSTER_DIR", self.dir.path().join("cluster"))
             .env("MINFS_BASE_PORT", self.base.to_string())
+            .env("MINFS_DATA_BASE_PORT", (self.base + DATA).to_string())
             .env(
                 "MINFS_BIN_DIR",
                 Path::new(env!("CARGO_BIN_EXE_metaserver")).parent().unwrap(),
@@ -92,6 +99,16 @@ fn a_cluster_is_started_used_mended_and_stopped() {
     assert!(scripts.minfs(0, &["mkdir", "/hello"]).status.success());
     let listed = scripts.minfs(2, &["ls", "/"]);
     assert_eq!(String::from_utf8_lossy(&listed.stdout), "hello\n");
+
+    let data = table.lines().filter(|line| line.starts_with("ds-"));
+    assert_eq!(data.count(), 4, "{table}");
+    let back = scripts.dir.path().join("back");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(file!());
+    let put = scripts.minfs(1, &["put", script.to_str().unwrap(), "/hello/script"]);
+    assert!(put.status.success(), "{put:?}");
+    let get = scripts.minfs(2, &["get", "/hello/script", back.to_str().unwrap()]);
+    assert!(get.status.success(), "{get:?}");
+    assert!(std::fs::read(back).unwrap() == std::fs::read(script).unwrap());
 
     let again = scripts.said("start-cluster.sh", &[]);
     assert!(again.contains(&format!("{first} already runs")), "{again}");
