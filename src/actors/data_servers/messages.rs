@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use actix::Message;
 
+use crate::domain::census::{Census, Reported};
 use crate::domain::command::{AllocationPlan, Refusal};
 use crate::domain::ids::{BlockId, ServerId};
 use crate::domain::state::ServerStatus;
@@ -104,6 +105,22 @@ pub struct Reports {
     pub servers: Vec<ServerReport>,
 }
 
+impl From<&Reports> for Census {
+    fn from(reports: &Reports) -> Self {
+        let servers = reports.servers.iter().map(|report| Reported {
+            server: report.server,
+            status: report.status,
+            alive: report.alive,
+            reported_ms: report.reported_ms,
+            takes_blocks: report.takes_blocks,
+            free_space: report.free_space,
+            blocks: report.blocks.clone(),
+            corrupt: report.corrupt.clone(),
+        });
+        Census::new(servers.collect())
+    }
+}
+
 /// What one DataServer reported last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReport {
@@ -167,6 +184,9 @@ pub struct Removal {
 pub struct RepairReplicas {
     /// The leader's term that it was planned in; orders of another one are dropped.
     pub term: u64,
+    /// [`Reports::generation`] of the reports that it was planned from. When it is another one by now,
+    /// `surplus` is dropped: what was one too many may be the last.
+    pub generation: u64,
     /// The most urgent first.
     pub repairs: Vec<Repair>,
     /// Replicas too many.

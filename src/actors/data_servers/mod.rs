@@ -488,9 +488,14 @@ impl Handler<RepairReplicas> for DataServersActor {
     fn handle(&mut self, plan: RepairReplicas, _: &mut Context<Self>) {
         let RepairReplicas {
             term,
+            generation,
             repairs,
-            surplus,
+            mut surplus,
         } = plan;
+        if generation != self.generation && !surplus.is_empty() {
+            log::debug!("fsck: {} removals are left to the next pass", surplus.len());
+            surplus.clear();
+        }
         self.order(term, |orders, alive, now| {
             orders.repair(repairs, surplus, alive, now)
         });

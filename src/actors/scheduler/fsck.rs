@@ -6,13 +6,13 @@
 use std::time::{Duration, Instant};
 
 use actix::fut::{ActorFutureExt, WrapFuture};
-use actix::{AsyncContext, Context, Handler, Recipient};
+use actix::{AsyncContext, Context, Handler};
 
 use super::SchedulerActor;
 use super::messages::{FsckDue, FsckSummary};
 use super::passes::{Cancel, Entry, NoPass, Running, SLICE, for_each_slice};
 use super::proposals::{abandon_writes, move_replicas};
-use crate::actors::data_servers::messages::{GetReports, Removal, Repair, RepairReplicas};
+use crate::actors::data_servers::messages::{Removal, Repair, RepairReplicas};
 use crate::domain::census::Census;
 use crate::domain::fsck::{Fsck, FsckCounts, FsckPlan, FsckSettings};
 use crate::domain::ids::BlockId;
@@ -116,13 +116,6 @@ async fn judge_everything(
     }
 }
 
-/// Whether nothing got worse since a pass took its reports. A replica that was one too many then may be
-/// the last by now: a pass over a large cluster takes its time.
-async fn nothing_new(data_servers: Recipient<GetReports>, generation: u64) -> bool {
-    let reports = super::passes::reports(data_servers).await;
-    reports.is_ok_and(|reports| reports.complete && reports.generation == generation)
-}
-
 fn judge_on_this_thread(
     state: &StateReader,
     census: &Census,
@@ -203,18 +196,13 @@ impl SchedulerActor {
         self.fsck.ended = Some((found.summary.finished, found.summary.took));
         self.say_fsck(&found);
         let (repair, proposer) = (self.neighbours.repair.clone(), self.proposer.clone());
-        let reports = self.neighbours.reports.clone();
         let carried_out = async move {
             let FsckPlan {
                 copies,
                 moves,
-                mut surplus,
+                surplus,
                 counts: _,
             } = found.plan;
-            if !surplus.is_empty() && !nothing_new(reports, found.generation).await {
-                log::debug!("fsck: {} removals are left to the next pass", surplus.len());
-                surplus.clear();
-            }
             let repairs = copies.into_iter().map(|copy| Repair {
                 block: copy.block,
                 to: copy.to,
@@ -226,6 +214,7 @@ impl SchedulerActor {
             });
             let orders = RepairReplicas {
                 term,
+                generation: found.generation,
                 repairs: repairs.collect(),
                 surplus: surplus.collect(),
             };

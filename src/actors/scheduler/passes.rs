@@ -15,7 +15,6 @@ use actix::Recipient;
 
 use crate::actors::data_servers::messages::{GetReports, Reports};
 use crate::actors::raft_node::messages::{GetReadIndex, ReadError};
-use crate::domain::census::{Census, Reported};
 use crate::domain::ids::BlockId;
 use crate::domain::slices::SliceBounds;
 use crate::storage::{StateReader, StorageError};
@@ -155,22 +154,6 @@ pub(super) async fn reports(data_servers: Recipient<GetReports>) -> Result<Repor
     match tokio::time::timeout(PATIENCE, data_servers.send(GetReports)).await {
         Ok(Ok(reports)) => Ok(reports),
         Ok(Err(_)) | Err(_) => Err(NoPass::NoAnswer("data_servers")),
-    }
-}
-
-impl From<&Reports> for Census {
-    fn from(reports: &Reports) -> Self {
-        let servers = reports.servers.iter().map(|report| Reported {
-            server: report.server,
-            status: report.status,
-            alive: report.alive,
-            reported_ms: report.reported_ms,
-            takes_blocks: report.takes_blocks,
-            free_space: report.free_space,
-            blocks: report.blocks.clone(),
-            corrupt: report.corrupt.clone(),
-        });
-        Census::new(servers.collect())
     }
 }
 

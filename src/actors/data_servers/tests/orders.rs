@@ -30,6 +30,7 @@ impl House {
         };
         let plan = RepairReplicas {
             term,
+            generation: self.actor.send(GetReports).await.unwrap().generation,
             repairs: blocks.iter().map(repair).collect(),
             surplus,
         };
@@ -103,6 +104,24 @@ async fn a_damaged_replica_can_be_removed_and_is_no_source() {
     assert_eq!(house.told(2, &[]).await, []);
     house.gc(1, vec![removal(1, 8)]).await;
     assert_eq!(house.beat(damaged).await, Ok(vec![delete(8)]));
+}
+
+#[actix::test]
+async fn nothing_is_trimmed_by_a_plan_from_before_a_loss() {
+    let house = led().await;
+    let generation = house.actor.send(GetReports).await.unwrap().generation;
+    // A replica is lost between the plan and its arrival.
+    assert_eq!(house.told(1, &[8]).await, []);
+    let plan = RepairReplicas {
+        term: 1,
+        generation,
+        surplus: vec![removal(1, 8)],
+        ..RepairReplicas::default()
+    };
+    house.actor.send(plan).await.unwrap();
+    assert_eq!(house.told(1, &[8]).await, []);
+    house.fsck(1, &[], vec![removal(1, 8)]).await;
+    assert_eq!(house.told(1, &[8]).await, [delete(8)]);
 }
 
 #[actix::test]

@@ -172,6 +172,15 @@ impl House {
         });
     }
 
+    /// The orders of FSCK so far, whatever reports they were planned from.
+    async fn repairs(&mut self) -> Vec<RepairReplicas> {
+        let mut orders = self.repair.so_far().await;
+        for order in &mut orders {
+            order.generation = 0;
+        }
+        orders
+    }
+
     fn change(&self, server: u32, change: impl FnOnce(&mut ServerReport)) {
         let mut told = self.told.borrow_mut();
         change(&mut told.servers[server as usize - 1]);
