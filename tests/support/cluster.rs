@@ -64,6 +64,8 @@ pub struct Setup {
     pub scheduler: &'static str,
     /// Where the nodes are, when not on loopback.
     pub places: Vec<Place>,
+    /// What the nodes are called, when not `meta-<port>`.
+    pub names: Vec<&'static str>,
 }
 
 /// A network namespace, and the addresses of the node in it.
@@ -88,6 +90,7 @@ impl Default for Setup {
             cluster: "{}",
             scheduler: "{}",
             places: vec![],
+            names: vec![],
         }
     }
 }
@@ -102,6 +105,7 @@ pub struct Node {
     pub raft_addr: String,
     ports: [Port; 2],
     namespace: Option<String>,
+    binary: PathBuf,
     data: PathBuf,
     log: PathBuf,
     environment: Vec<(&'static str, PathBuf)>,
@@ -128,7 +132,7 @@ impl Cluster {
     pub fn new(setup: Setup) -> Cluster {
         let dir = TempDir::new().unwrap();
         let nodes = (0..setup.nodes)
-            .map(|n| Node::new(dir.path(), setup.places.get(n)))
+            .map(|n| Node::new(dir.path(), setup.places.get(n), setup.names.get(n)))
             .collect();
         let cluster = Cluster { dir, setup, nodes };
         let all: Vec<_> = (0..cluster.nodes.len()).collect();
@@ -240,19 +244,20 @@ impl Cluster {
         let node = &mut self.nodes[n];
         assert!(node.process.is_none(), "{} runs already", node.name);
         let log = File::options().create(true).append(true).open(&node.log).unwrap();
-        let binary = env!("CARGO_BIN_EXE_metaserver");
+        let binary = &node.binary;
         let mut command = match &node.namespace {
             None => Command::new(binary),
             Some(namespace) => {
                 // Becomes the command, so that the process id is the MetaServer's.
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, binary]);
+                command.args(["netns", "exec", namespace]).arg(binary);
                 command
             }
         };
         let [grpc, raft] = node.ports.each_ref().map(|port| port.number.to_string());
         let child = command
             .args(["--config", config, "--port", &grpc, "--raft-port", &raft])
+            .args(["--node-id", &node.name])
             .arg("--data-dir")
             .arg(&node.data)
             .args(arguments)
@@ -348,6 +353,11 @@ impl Cluster {
     /// Sets a variable in the environment of a node's processes that are started from now on.
     pub fn environment(&mut self, n: usize, name: &'static str, value: &Path) {
         self.nodes[n].environment.push((name, value.to_owned()));
+    }
+
+    /// Another server than the one under test, for the processes that are started from now on.
+    pub fn binary(&mut self, n: usize, binary: &Path) {
+        self.nodes[n].binary = binary.to_owned();
     }
 
     /// Where a node's data are, or will be.
@@ -589,16 +599,20 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(dir: &Path, place: Option<&Place>) -> Node {
+    fn new(dir: &Path, place: Option<&Place>, name: Option<&&str>) -> Node {
         let ports = [Port::free(), Port::free()];
         let (grpc_host, raft_host) = match place {
             None => ("127.0.0.1", "127.0.0.1"),
             Some(place) => (place.grpc_host.as_str(), place.raft_host.as_str()),
         };
-        let name = format!("meta-{}", ports[0].number);
+        let name = match name {
+            Some(name) => (*name).to_owned(),
+            None => format!("meta-{}", ports[0].number),
+        };
         let grpc_addr = format!("{grpc_host}:{}", ports[0].number);
         Node {
             raft_addr: format!("{raft_host}:{}", ports[1].number),
+            binary: env!("CARGO_BIN_EXE_metaserver").into(),
             data: dir.join(&name),
             log: dir.join(format!("{name}.log")),
             channel: connect(&grpc_addr),
