@@ -37,8 +37,14 @@ pub fn table(records: &[Record], strikes: &[Strike], end: Duration) -> String {
         }
     }
     let mut table = format!(
-        "{:32} {:>5} {:>9} {:>8} {:>14} {:>14}\n",
-        "fault", "times", "answered", "unknown", "median pause", "longest pause"
+        "| {:32} | {:>5} | {:>8} | {:>7} | {:>12} | {:>13} |\n|{}|\n",
+        "fault",
+        "times",
+        "answered",
+        "unknown",
+        "median pause",
+        "longest pause",
+        [34, 7, 10, 9, 14, 15].map(|width| "-".repeat(width)).join("|")
     );
     for (fault, mut line) in lines {
         line.pauses.sort();
@@ -53,22 +59,23 @@ pub fn table(records: &[Record], strikes: &[Strike], end: Duration) -> String {
         let (median, longest) = (seconds(median), seconds(longest));
         let _ = writeln!(
             table,
-            "{fault:32} {times:>5} {acknowledged:>9} {unknown:>8} {median:>14} {longest:>14}"
+            "| {fault:32} | {times:>5} | {acknowledged:>8} | {unknown:>7} | {median:>12} | {longest:>13} |"
         );
     }
     table
 }
 
-/// The longest time without an acknowledged change that touches the window. `writes` is sorted.
+/// The longest time within the window without an acknowledged change. `writes` is sorted.
 fn longest_pause(writes: &[Duration], from: Duration, to: Duration) -> Duration {
-    let first = writes.partition_point(|at| *at < from).saturating_sub(1);
-    let last = (writes.partition_point(|at| *at <= to) + 1).min(writes.len());
-    let inside = writes.get(first..last).unwrap_or_default();
-    inside
-        .windows(2)
-        .map(|pair| pair[1] - pair[0])
-        .max()
-        .unwrap_or(to - from)
+    let first = writes.partition_point(|at| *at <= from);
+    let last = writes.partition_point(|at| *at < to);
+    let mut longest = Duration::ZERO;
+    let mut before = from;
+    for at in writes[first..last.max(first)].iter().chain([&to]) {
+        longest = longest.max(*at - before);
+        before = *at;
+    }
+    longest
 }
 
 fn seconds(time: Duration) -> String {
@@ -95,7 +102,7 @@ pub fn totals(records: &[Record]) -> String {
 }
 
 #[test]
-fn a_pause_is_measured_across_the_ends_of_a_window() {
+fn a_pause_is_measured_between_the_ends_of_a_window() {
     let seconds = |all: &[u64]| all.iter().map(|at| Duration::from_secs(*at)).collect::<Vec<_>>();
     let pause = |writes: &[u64], from, to| {
         longest_pause(
@@ -105,8 +112,8 @@ fn a_pause_is_measured_across_the_ends_of_a_window() {
         )
         .as_secs()
     };
-    assert_eq!(pause(&[1, 2, 9, 10, 11], 3, 10), 7);
-    assert_eq!(pause(&[1, 2, 3, 10, 11, 30], 10, 12), 19);
-    assert_eq!(pause(&[0, 20, 21, 22, 23, 24], 21, 23), 1);
+    assert_eq!(pause(&[1, 2, 9, 10, 11], 3, 10), 6, "from the strike on");
+    assert_eq!(pause(&[1, 2, 3, 10, 11, 30], 10, 14), 3, "up to the next strike");
+    assert_eq!(pause(&[0, 20, 22, 25, 26, 40], 21, 27), 3);
     assert_eq!(pause(&[], 5, 9), 4);
 }
