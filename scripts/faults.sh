@@ -46,7 +46,7 @@ clean() {
     trap - EXIT INT TERM
     local ours=" "
     if [[ -n "$run" ]]; then
-        ours=" $(pgrep -g "$run" | tr '\n' ' ')"
+        ours=" $(pgrep -g "$run" | tr '\n' ' ' || true)"
         # Whatever the test started is in its process group.
         kill -KILL -- "-$run" 2>/dev/null || true
         wait "$run" 2>/dev/null || true

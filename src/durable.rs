@@ -12,10 +12,15 @@ use std::path::Path;
 /// # Errors
 /// Any of the system's, naming the directory.
 pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
     let parent = parent(dir);
+    if dir.is_dir() {
+        // Whoever made it may have been killed before its name was flushed. A parent that this process may
+        // not open is not of its making.
+        return match sync_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        };
+    }
     create_dir_all(parent)?;
     match fs::create_dir(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(naming(dir, &e)),
@@ -84,6 +89,15 @@ pub(crate) fn lock_directory(dir: &Path) -> io::Result<File> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(naming)?;
     Ok(file)
+}
+
+/// An error that says what to do about a file of a node which is damaged: to go on without what was in it could
+/// take back a vote, or a change that was acknowledged.
+pub(crate) fn damaged(e: &io::Error) -> io::Error {
+    let message = format!(
+        "{e}; to refill this node from its peers, move its data directory away and start it again with an empty one"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 /// The same error with the path in front.

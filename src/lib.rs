@@ -25,6 +25,8 @@ pub mod domain;
 mod durable;
 pub mod logging;
 pub mod node;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 pub mod proto;
 pub mod raft;
 pub mod storage;

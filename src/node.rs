@@ -289,8 +289,9 @@ async fn start_raft(
     })
     .map_err(|error| NodeError::Raft(error.to_string()))?;
     let log_dir = log_dir(&settings.data_dir);
-    let log = LogStore::open(&log_dir, LogLimits::default()).map_err(|source| NodeError::Data {
-        dir: log_dir.clone(),
+    let limits = LogLimits::keeping(settings.config.raft.snapshot_threshold);
+    let log = LogStore::open(&log_dir, limits).map_err(|source| NodeError::Data {
+        dir: settings.data_dir.clone(),
         source,
     })?;
     let state_machine = StateMachine::new(StateMachinePort {

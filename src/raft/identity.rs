@@ -13,11 +13,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::log_tail;
 use super::types::NodeId;
 use crate::durable;
 
 /// The version of the file's format.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+
+/// The version before it, which had no checksum.
+const UNCHECKED: &str = "1";
 
 /// One past the largest incarnation: it stays positive in signed 64-bit integers.
 const INCARNATION_LIMIT: NodeId = 1 << 63;
@@ -93,7 +99,7 @@ impl Identity {
     ///
     /// # Errors
     /// Another process uses the directory, it belongs to a node of another name, or its files make no
-    /// sense.
+    /// sense ([`io::ErrorKind::InvalidData`]).
     pub fn open(dir: &Path, name: &str) -> io::Result<Self> {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(io::Error::new(
@@ -107,8 +113,7 @@ impl Identity {
         let path = raft.join("identity");
         let content = match fs::read_to_string(&path) {
             Ok(text) => {
-                let content = Content::parse(&text)
-                    .map_err(|e| durable::naming(&path, &io::Error::new(io::ErrorKind::InvalidData, e)))?;
+                let content = Content::parse(&text).map_err(|why| invalid(&path, &why))?;
                 if content.name != name {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidInput,
@@ -119,13 +124,17 @@ impl Identity {
                         ),
                     ));
                 }
+                // The log was begun before the directory was claimed. A node whose log is gone has forgotten
+                // what it voted for.
+                if content.cluster.is_some() && !has_log(&raft)? {
+                    return Err(invalid(&raft.join("log"), "the log is missing"));
+                }
                 content
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // A log without an identity would come back under a new one, and vote twice.
                 if raft.join("log").exists() {
-                    let lost = format!("{} is missing, but there is a log beside it", path.display());
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, lost));
+                    return Err(invalid(&path, "it is missing, but there is a log beside it"));
                 }
                 let incarnation = rand::random_range(1..INCARNATION_LIMIT);
                 let content = Content {
@@ -136,6 +145,7 @@ impl Identity {
                 durable::replace_file(&path, content.to_string().as_bytes())?;
                 content
             }
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(invalid(&path, "it is no text")),
             Err(e) => return Err(durable::naming(&path, &e)),
         };
         let Content {
@@ -194,6 +204,15 @@ impl Identity {
     }
 }
 
+fn has_log(raft: &Path) -> io::Result<bool> {
+    let dir = raft.join("log");
+    Ok(dir.is_dir() && !log_tail::chunks(&dir)?.is_empty())
+}
+
+fn invalid(path: &Path, why: &str) -> io::Error {
+    durable::damaged(&io::Error::other(format!("{}: {why}", path.display())))
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cluster = self.cluster();
@@ -205,7 +224,8 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The file: four lines, `version`, `name`, `incarnation` and `cluster`, the last empty while fresh.
+/// The file: five lines, `version`, `name`, `incarnation`, `cluster`, which is empty while fresh, and
+/// `checksum`, the XXH3-64 of the lines before it.
 #[derive(Debug, PartialEq, Eq)]
 struct Content {
     name: String,
@@ -215,11 +235,12 @@ struct Content {
 
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Content {
+            name, incarnation, ..
+        } = self;
         let cluster = self.cluster.map(|id| id.to_string()).unwrap_or_default();
-        writeln!(f, "version={VERSION}")?;
-        writeln!(f, "name={}", self.name)?;
-        writeln!(f, "incarnation={}", self.incarnation)?;
-        writeln!(f, "cluster={cluster}")
+        let lines = format!("version={VERSION}\nname={name}\nincarnation={incarnation}\ncluster={cluster}\n");
+        writeln!(f, "{lines}checksum={:016x}", xxh3_64(lines.as_bytes()))
     }
 }
 
@@ -233,8 +254,10 @@ impl Content {
                 .ok_or_else(|| format!("expected {key}=, found {line:?}"))
         };
         let version = field("version")?;
-        if version != VERSION {
-            return Err(format!("version {version}, this program reads {VERSION}"));
+        if ![VERSION, UNCHECKED].contains(&version) {
+            return Err(format!(
+                "written by a newer server, or damaged: version {version:?}, this one reads {UNCHECKED} and {VERSION}"
+            ));
         }
         let name = field("name")?.to_owned();
         let incarnation = field("incarnation")?;
@@ -246,10 +269,14 @@ impl Content {
             "" => None,
             id => Some(id.parse().map_err(|e: InvalidClusterId| e.to_string())?),
         };
-        Ok(Content {
+        let content = Content {
             name,
             incarnation,
             cluster,
-        })
+        };
+        if version == VERSION && text != content.to_string() {
+            return Err("it does not match its checksum".to_owned());
+        }
+        Ok(content)
     }
 }

@@ -19,11 +19,13 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend};
-use raft_log::RaftLog;
 use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::chunked_wal::ChunkedWal;
+use raft_log::{RaftLog, RaftWalTypes};
 use tokio::sync::oneshot;
 
 use super::log_codec::{DiskLogId, DiskPayload, DiskVote, FORMAT};
+use super::log_tail;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::durable;
 
@@ -42,6 +44,19 @@ pub struct LogLimits {
     pub chunk_records: usize,
     /// Payload bytes kept in memory, beside those of the newest chunk.
     pub cache_bytes: usize,
+}
+
+impl LogLimits {
+    /// For a log of which about this many entries are kept behind a snapshot: its files hold not many
+    /// times as many, since only a whole file can be deleted.
+    pub fn keeping(entries: u64) -> Self {
+        let most = LogLimits::default();
+        let records = usize::try_from(entries.saturating_mul(4)).unwrap_or(usize::MAX);
+        LogLimits {
+            chunk_records: records.clamp(16, most.chunk_records),
+            ..most
+        }
+    }
 }
 
 impl Default for LogLimits {
@@ -66,39 +81,16 @@ struct Inner {
 }
 
 impl LogStore {
-    /// Opens the log in `dir`, or makes an empty one. Reads the whole log; a record that a crash left
-    /// incomplete at its end is cut off.
+    /// Opens the log in `dir`, or makes an empty one. Reads the whole log; a write that a crash left
+    /// unfinished at its end is cut off.
     ///
     /// # Errors
-    /// The directory cannot be used, another process uses it, the log is damaged, or a newer version
-    /// of this program wrote it.
+    /// The directory cannot be used, another process uses it, the log is damaged
+    /// ([`io::ErrorKind::InvalidData`]), or a newer version of this program wrote it.
     pub fn open(dir: &Path, limits: LogLimits) -> io::Result<Self> {
         let with_path = |e: io::Error| in_dir(dir, &e);
         durable::create_dir_all(dir)?;
-        let name = dir.to_str().ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("not UTF-8: {}", dir.display()),
-            )
-        })?;
-        let config = raft_log::Config {
-            wal: raft_log::chunked_wal::Config {
-                dir: name.to_owned(),
-                read_buffer_size: Some(4 << 20),
-                chunk_max_records: Some(limits.chunk_records),
-                chunk_max_size: Some(limits.chunk_bytes),
-                truncate_incomplete_record: Some(true),
-                // Waiting for company costs one client more than half of its rate; commands are
-                // batched before they get here.
-                flush_batch_wait: Some(Duration::ZERO),
-                flush_batch_max_items: None,
-                flush_queue_max_bytes: None,
-            },
-            // The bytes bound the cache; this only has to be out of their way.
-            log_cache_max_items: Some(4 * limits.chunk_records),
-            log_cache_capacity: Some(limits.cache_bytes),
-        };
-        let mut log = RaftLog::<DiskTypes>::open(Arc::new(config)).map_err(with_path)?;
+        let mut log = open_whole(dir, &limits).map_err(with_path)?;
         match log.log_state().user_data {
             None => {
                 log.save_user_data(Some(FORMAT)).map_err(with_path)?;
@@ -113,7 +105,7 @@ impl LogStore {
         // here on they count as stored.
         let (sender, flushed) = std::sync::mpsc::sync_channel(1);
         let dir: Arc<Path> = dir.into();
-        log.flush(true, Some(Done::new(&dir, Waiter::Thread(sender))))
+        log.flush(flushes(), Some(Done::new(&dir, Waiter::Thread(sender))))
             .map_err(with_path)?;
         flushed.recv().map_err(|_| with_path(stopped()))??;
         Ok(LogStore {
@@ -149,7 +141,7 @@ impl LogStore {
         {
             let mut log = self.lock()?;
             write(&mut log)
-                .and_then(|()| log.flush(true, Some(self.done(Waiter::Task(sender)))))
+                .and_then(|()| log.flush(flushes(), Some(self.done(Waiter::Task(sender)))))
                 .map_err(|e| self.error(e))?;
         }
         flushed.await.map_err(|_| self.error(stopped()))?
@@ -273,7 +265,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         });
         let mut log = self.lock()?;
         log.append(records)
-            .and_then(|_| log.flush(true, Some(done)))
+            .and_then(|_| log.flush(flushes(), Some(done)))
             .map_err(|e| self.error(e))
     }
 
@@ -288,6 +280,71 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         self.write_flushed(|log| log.purge(log_id.into()).map(drop)).await
     }
+}
+
+/// Opens the log, if nothing is missing that was ever flushed.
+fn open_whole(dir: &Path, limits: &LogLimits) -> io::Result<RaftLog<DiskTypes>> {
+    let name = dir.to_str().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("not UTF-8: {}", dir.display()),
+        )
+    })?;
+    let config = raft_log::Config {
+        wal: raft_log::chunked_wal::Config {
+            dir: name.to_owned(),
+            read_buffer_size: Some(4 << 20),
+            chunk_max_records: Some(limits.chunk_records),
+            chunk_max_size: Some(limits.chunk_bytes),
+            // `log_tail` has done so, and knows better.
+            truncate_incomplete_record: Some(false),
+            // Waiting for company costs one client more than half of its rate; commands are
+            // batched before they get here.
+            flush_batch_wait: Some(Duration::ZERO),
+            flush_batch_max_items: None,
+            flush_queue_max_bytes: None,
+        },
+        // The bytes bound the cache; this only has to be out of their way.
+        log_cache_max_items: Some(400_000),
+        log_cache_capacity: Some(limits.cache_bytes),
+    };
+    {
+        let _lock = ChunkedWal::<RaftWalTypes<DiskTypes>>::acquire_lock(&config.wal)?;
+        log_tail::cut_unfinished_write(dir).map_err(|e| damaged(&e))?;
+    }
+    let log = RaftLog::<DiskTypes>::open(Arc::new(config)).map_err(|e| match e.kind() {
+        // Its own words name no file.
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
+            damaged(&log_tail::first_damage(dir).ok().flatten().unwrap_or(e))
+        }
+        _ => e,
+    })?;
+    let state = log.log_state();
+    let first = state.purged().map_or(0, |purged| purged.index + 1);
+    if state.last() > state.purged() && log.read(first, first + 1).next().is_none() {
+        let missing = format!("entry {first} is missing, and the file with it");
+        return Err(damaged(&io::Error::new(io::ErrorKind::InvalidData, missing)));
+    }
+    Ok(log)
+}
+
+/// What to do about it, if the log is damaged.
+fn damaged(e: &io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
+            durable::damaged(e)
+        }
+        kind => io::Error::new(kind, e.to_string()),
+    }
+}
+
+/// Whether what is said to be flushed is flushed. Always, but for a bug that is planted on purpose.
+fn flushes() -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted::is_planted("skip-fsync") {
+        return false;
+    }
+    true
 }
 
 fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -316,7 +373,7 @@ fn stopped() -> io::Error {
 
 /// Tells one waiter how its flush went. raft-log drops what is queued behind a failed flush without a
 /// word; whoever waits for it must hear of the failure all the same.
-struct Done {
+pub(super) struct Done {
     dir: Arc<Path>,
     waiter: Option<Waiter>,
 }
@@ -361,7 +418,7 @@ impl Drop for Done {
 
 /// raft-log's type parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct DiskTypes;
+pub(super) struct DiskTypes;
 
 impl raft_log::Types for DiskTypes {
     type LogId = DiskLogId;

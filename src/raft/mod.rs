@@ -18,6 +18,7 @@ pub mod convert;
 pub mod identity;
 mod log_codec;
 pub mod log_store;
+mod log_tail;
 pub mod network;
 mod pipeline;
 pub mod ports;

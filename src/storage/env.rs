@@ -175,6 +175,8 @@ impl StateDir {
     /// Flushes the database, then records that it is whole.
     pub(super) fn close_cleanly(mut self, generation: &Generation) -> Result<(), StorageError> {
         generation.env.force_sync()?;
+        // The names of its files.
+        durable::sync_dir(&generation.dir)?;
         self.record(StateFile {
             clean: true,
             ..self.state.clone()

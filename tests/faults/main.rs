@@ -3,12 +3,14 @@
 //! `scripts/faults.sh --seconds N --seed S` runs it for as long as one likes; `cargo test` tries the
 //! checker and the tools only. In reading order: `history` (what is written down), `model` (what is
 //! right), `checker` (whether it was, tried on planted histories in `planted`), `clients`, `nemesis`
-//! with `machine` and `preload.c`, `aftermath` (what is there in the end) and `report`.
+//! with `machine`, `disk`, `bytes` and `preload.c`, `aftermath` (what is there in the end) and `report`.
 #![allow(clippy::unwrap_used)]
 
 mod aftermath;
+mod bytes;
 mod checker;
 mod clients;
+mod disk;
 mod history;
 mod machine;
 mod model;
@@ -56,6 +58,8 @@ struct Run {
     only: String,
     /// What the nodes are to do wrong; only with the feature `planted-bugs`.
     bug: Option<&'static str>,
+    /// The node that has the bug, and loses its power; all of them, without.
+    bugged: Option<usize>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,6 +75,7 @@ async fn whatever_happens_nothing_acknowledged_is_lost_and_nobody_sees_anything_
         seed: setting("MINFS_FAULT_SEED", 1),
         only: std::env::var("MINFS_FAULT_ONLY").unwrap_or_default(),
         bug: None,
+        bugged: None,
     };
     let findings = run.findings().await;
     assert!(findings.is_empty(), "seed {}: {}", run.seed, findings.join("\n"));
@@ -81,18 +86,25 @@ async fn whatever_happens_nothing_acknowledged_is_lost_and_nobody_sees_anything_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn planted_bugs_are_caught() {
     let _turn = turn();
-    for (bug, only) in [
-        ("acknowledge-before-commit", "leader alone,leader is not heard"),
+    for (bug, bugged, only) in [
+        (
+            "acknowledge-before-commit",
+            None,
+            "leader alone,leader is not heard",
+        ),
         (
             "read-without-leadership",
+            None,
             "pause: leader,leader alone,leader hears nothing",
         ),
+        ("skip-fsync", Some(1), "power loss: in turn"),
     ] {
         let run = Run {
             length: Duration::from_secs(setting("MINFS_FAULT_SECONDS", 25)),
             seed: setting("MINFS_FAULT_SEED", 1),
             only: only.to_owned(),
             bug: Some(bug),
+            bugged,
         };
         let findings = run.findings().await;
         println!("{bug}: {}", findings.join("\n"));
@@ -113,6 +125,7 @@ impl Run {
             seed,
             only,
             bug,
+            bugged,
         } = self;
         let (length, seed) = (*length, *seed);
         println!("seed {seed}, {length:?}");
@@ -124,12 +137,13 @@ impl Run {
             snapshot_threshold: 2000,
             ..Setup::default()
         });
-        let preload = Preload::install(&mut cluster);
         for n in cluster.all() {
+            let bug = bug.filter(|_| bugged.is_none_or(|bugged| bugged == n));
             cluster.environment(n, "MINFS_PLANTED_BUG", Path::new(bug.unwrap_or_default()));
         }
         let small = (seed % 3) as usize;
         let disk = SmallDisk::mount(cluster.data_dir(small));
+        let mut preload = Preload::install(&mut cluster);
         cluster.bootstrap(0);
         for n in 1..cluster.len() {
             cluster.start(n);
@@ -144,10 +158,12 @@ impl Run {
         let mut nemesis = Nemesis {
             cluster: &mut cluster,
             network: network.as_ref(),
-            preload: &preload,
+            preload: &mut preload,
             disk: disk.as_ref().map(|disk| (small, disk)),
             history: &history,
             random: StdRng::seed_from_u64(!seed),
+            loses: *bugged,
+            away: 0,
             strikes: Vec::new(),
             findings: Vec::new(),
         };

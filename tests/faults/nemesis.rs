@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use crate::bytes::Unflushed;
 use crate::history::History;
 use crate::machine::{Preload, SmallDisk};
 use crate::support::cluster::{Cluster, members};
@@ -50,10 +51,14 @@ pub enum Fault {
     SlowFlushLeader,
     SlowFlushFollower,
     DiskFull,
+    PowerLossLeader,
+    PowerLossFollower,
+    PowerLossAll,
+    PowerLossInTurn,
 }
 
 /// Every fault, and how often it comes in one round of all.
-const WEIGHTS: [(Fault, usize); 20] = [
+const WEIGHTS: [(Fault, usize); 24] = [
     (Fault::KillLeader, 2),
     (Fault::KillFollower, 1),
     (Fault::KillAll, 1),
@@ -74,6 +79,10 @@ const WEIGHTS: [(Fault, usize); 20] = [
     (Fault::SlowFlushLeader, 1),
     (Fault::SlowFlushFollower, 1),
     (Fault::DiskFull, 1),
+    (Fault::PowerLossLeader, 1),
+    (Fault::PowerLossFollower, 1),
+    (Fault::PowerLossAll, 1),
+    (Fault::PowerLossInTurn, 1),
 ];
 
 impl Fault {
@@ -98,14 +107,23 @@ impl Fault {
             | Fault::ClockSkew
             | Fault::SlowFlushLeader
             | Fault::SlowFlushFollower
-            | Fault::DiskFull => false,
+            | Fault::DiskFull
+            | Fault::PowerLossLeader
+            | Fault::PowerLossFollower
+            | Fault::PowerLossAll
+            | Fault::PowerLossInTurn => false,
         }
     }
 
     /// How long it lasts, in milliseconds.
     fn lasts(self, random: &mut StdRng) -> Duration {
         let range = match self {
-            Fault::KillLeader | Fault::KillFollower | Fault::KillAll => 200..2500,
+            Fault::KillLeader
+            | Fault::KillFollower
+            | Fault::KillAll
+            | Fault::PowerLossLeader
+            | Fault::PowerLossFollower
+            | Fault::PowerLossAll => 200..2500,
             Fault::PauseLeader | Fault::PauseFollower => 2000..6000,
             Fault::WipeLeader | Fault::WipeFollower => 200..1500,
             Fault::LeaderAlone
@@ -115,7 +133,8 @@ impl Fault {
             | Fault::FollowerMute
             | Fault::FollowerDeaf
             | Fault::OneLinkOneWay
-            | Fault::ClientsCutOff => 1500..5000,
+            | Fault::ClientsCutOff
+            | Fault::PowerLossInTurn => 1500..5000,
             Fault::DelayAndLoss
             | Fault::ClockSkew
             | Fault::SlowFlushLeader
@@ -149,6 +168,10 @@ impl fmt::Display for Fault {
             Fault::SlowFlushLeader => "slow fsync: leader",
             Fault::SlowFlushFollower => "slow fsync: follower",
             Fault::DiskFull => "disk full: one node",
+            Fault::PowerLossLeader => "power loss: leader",
+            Fault::PowerLossFollower => "power loss: follower",
+            Fault::PowerLossAll => "power loss: all",
+            Fault::PowerLossInTurn => "power loss: in turn",
         })
     }
 }
@@ -217,12 +240,16 @@ impl Schedule {
 pub struct Nemesis<'c> {
     pub cluster: &'c mut Cluster,
     pub network: Option<&'c Network>,
-    pub preload: &'c Preload,
+    pub preload: &'c mut Preload,
     /// The node that has one, and its disk.
     pub disk: Option<(usize, &'c SmallDisk)>,
     pub history: &'c Arc<History>,
     /// Decides where the schedule leaves a choice.
     pub random: StdRng,
+    /// Who loses its power in turn; whoever the seed says, without.
+    pub loses: Option<usize>,
+    /// Who was away meanwhile, the last time.
+    pub away: usize,
     /// What was done.
     pub strikes: Vec<Strike>,
     /// What should not have happened.
@@ -238,6 +265,7 @@ impl Nemesis<'_> {
             let (fault, lasts, quiet) = schedule.next();
             let (leader, followers) = self.roles().await;
             let follower = followers[self.random.random_range(0..followers.len())];
+            self.preload.follow();
             let struck = self.history.now();
             let node = self.strike(fault, leader, follower).await;
             self.watch(lasts, (fault == Fault::DiskFull).then_some(node).flatten())
@@ -259,10 +287,23 @@ impl Nemesis<'_> {
     async fn strike(&mut self, fault: Fault, leader: usize, follower: usize) -> Option<usize> {
         let hits_leader = match fault {
             Fault::KillAll => {
+                self.kill_all();
+                return None;
+            }
+            Fault::PowerLossAll => {
+                self.kill_all();
                 for n in self.cluster.all() {
-                    self.cluster.kill(n);
+                    self.lose_power(n, Unflushed::Random);
                 }
                 return None;
+            }
+            Fault::PowerLossInTurn => {
+                let all = self.cluster.all();
+                let loses = self.loses.unwrap_or(all[self.random.random_range(0..all.len())]);
+                let others = self.cluster.others(loses);
+                self.away = others[self.random.random_range(0..others.len())];
+                self.kill(self.away);
+                return Some(loses);
             }
             Fault::DelayAndLoss => {
                 self.network().impair();
@@ -279,7 +320,8 @@ impl Nemesis<'_> {
             | Fault::LeaderMute
             | Fault::LeaderDeaf
             | Fault::WipeLeader
-            | Fault::SlowFlushLeader => true,
+            | Fault::SlowFlushLeader
+            | Fault::PowerLossLeader => true,
             Fault::OneLinkOneWay | Fault::ClientsCutOff | Fault::ClockSkew => self.random.random_bool(0.5),
             Fault::KillFollower
             | Fault::PauseFollower
@@ -287,14 +329,20 @@ impl Nemesis<'_> {
             | Fault::FollowerMute
             | Fault::FollowerDeaf
             | Fault::WipeFollower
-            | Fault::SlowFlushFollower => false,
+            | Fault::SlowFlushFollower
+            | Fault::PowerLossFollower => false,
         };
         let n = if hits_leader { leader } else { follower };
         match fault {
-            Fault::KillLeader | Fault::KillFollower => self.cluster.kill(n),
+            Fault::KillLeader | Fault::KillFollower => self.kill(n),
             Fault::WipeLeader | Fault::WipeFollower => {
-                self.cluster.kill(n);
+                self.kill(n);
                 self.cluster.wipe(n);
+                self.preload.wiped(n);
+            }
+            Fault::PowerLossLeader | Fault::PowerLossFollower => {
+                self.kill(n);
+                self.lose_power(n, Unflushed::Random);
             }
             Fault::PauseLeader | Fault::PauseFollower => self.cluster.pause(n),
             Fault::LeaderAlone | Fault::FollowerAlone => self.network().cut(n),
@@ -314,27 +362,69 @@ impl Nemesis<'_> {
                 let by = Duration::from_millis(self.random.random_range(50..400));
                 self.preload.slow_flushes(n, by);
             }
-            Fault::KillAll | Fault::DelayAndLoss | Fault::DiskFull => {}
+            Fault::KillAll
+            | Fault::DelayAndLoss
+            | Fault::DiskFull
+            | Fault::PowerLossAll
+            | Fault::PowerLossInTurn => {}
         }
         Some(n)
+    }
+
+    fn kill(&mut self, n: usize) {
+        self.cluster.kill(n);
+        self.preload.process_ended(n);
+    }
+
+    fn kill_all(&mut self) {
+        // At one moment, or nearly so.
+        self.cluster.all().into_iter().for_each(|n| self.cluster.kill(n));
+        self.cluster.all().into_iter().for_each(|n| self.kill(n));
+    }
+
+    fn lose_power(&mut self, n: usize, unflushed: Unflushed) {
+        self.preload.lose_power(n, unflushed, &mut self.random);
     }
 
     /// Undoes a fault; whether the node that it hit had stopped by itself.
     async fn heal(&mut self, fault: Fault, node: Option<usize>) -> bool {
         let mut stopped = false;
         match (fault, node) {
-            (Fault::KillAll, _) => {
+            (Fault::KillAll | Fault::PowerLossAll, _) => {
                 for n in self.cluster.all() {
                     self.cluster.start(n);
                 }
             }
-            (Fault::KillLeader | Fault::KillFollower | Fault::WipeLeader | Fault::WipeFollower, Some(n)) => {
-                self.cluster.start(n)
+            (
+                Fault::KillLeader
+                | Fault::KillFollower
+                | Fault::WipeLeader
+                | Fault::WipeFollower
+                | Fault::PowerLossLeader
+                | Fault::PowerLossFollower,
+                Some(n),
+            ) => self.cluster.start(n),
+            // What was acknowledged meanwhile is on this one's disk, and on that of the third.
+            (Fault::PowerLossInTurn, Some(n)) => {
+                let third = self
+                    .cluster
+                    .others(n)
+                    .into_iter()
+                    .find(|third| *third != self.away);
+                let third = third.expect("there are three");
+                self.kill(third);
+                self.kill(n);
+                self.lose_power(n, Unflushed::Lost);
+                self.cluster.start(n);
+                self.cluster.start(self.away);
+                let alone = Duration::from_millis(self.random.random_range(2000..4000));
+                self.watch(alone, None).await;
+                self.cluster.start(third);
             }
             (Fault::PauseLeader | Fault::PauseFollower, Some(n)) => self.cluster.resume(n),
             (Fault::ClockSkew, Some(n)) => self.preload.shift_clock(n, 0),
             (Fault::SlowFlushLeader | Fault::SlowFlushFollower, Some(n)) => {
-                self.preload.slow_flushes(n, Duration::ZERO);
+                self.preload.flushes_as_usual(n);
             }
             (Fault::DiskFull, Some(n)) => {
                 if let Some((_, disk)) = self.disk {
@@ -343,6 +433,7 @@ impl Nemesis<'_> {
                 // A node stops when its disk fails; an operator frees the disk and starts it again.
                 stopped = self.cluster.ended(n).is_some();
                 if stopped {
+                    self.preload.process_ended(n);
                     self.cluster.start(n);
                 }
             }
@@ -364,6 +455,7 @@ impl Nemesis<'_> {
                     self.findings.push(format!(
                         "at {at:.3} s node {n} ended by itself: {how}; it was started again"
                     ));
+                    self.preload.process_ended(n);
                     self.cluster.start(n);
                 }
             }

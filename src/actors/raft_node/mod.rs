@@ -582,7 +582,10 @@ pub async fn watch_raft(raft: Raft, node: Addr<RaftNodeActor>, silence: Duration
                 },
             };
             looked = Some((key, tokio::time::Instant::now()));
-            let news = consensus::leadership(&now, heard.is_some_and(|heard| heard.elapsed() < silence));
+            let heard = heard.is_some_and(|heard| heard.elapsed() < silence);
+            #[cfg(feature = "planted-bugs")]
+            let heard = heard || planted::believes_in_itself(&now);
+            let news = consensus::leadership(&now, heard);
             if told.as_ref() != Some(&news) {
                 // Past the mailbox's bound: a full mailbox must not make the node follow a leader that is
                 // gone.

@@ -1,26 +1,20 @@
-//! Bugs on purpose, so that the fault suite can show that it would catch them. Only with the feature
-//! `planted-bugs`, and only in a process whose environment names one in `MINFS_PLANTED_BUG`.
+//! The bugs on purpose that a leader may have; see [`crate::planted`].
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{RaftMetrics, ServerState};
 
 use super::consensus::WriteError;
 use crate::domain::command::{Command, Op, Outcome};
 use crate::domain::ids::InodeId;
+use crate::planted::is_planted;
 use crate::proto::convert::decode_batch;
 use crate::raft::server::Raft;
-use crate::raft::types::{Batch, BatchOutcome};
+use crate::raft::types::{Batch, BatchOutcome, TypeConfig};
 
 /// How long a leader has patience with its followers.
 const PATIENCE: Duration = Duration::from_millis(300);
-
-fn is_planted(bug: &str) -> bool {
-    static PLANTED: OnceLock<String> = OnceLock::new();
-    PLANTED.get_or_init(|| std::env::var("MINFS_PLANTED_BUG").unwrap_or_default()) == bug
-}
 
 /// `acknowledge-before-commit`: what is in the leader's log for a while is said to have been done.
 pub async fn write(raft: &Raft, batch: &Batch) -> Option<Result<BatchOutcome, WriteError>> {
@@ -45,6 +39,8 @@ fn hope(command: &Command) -> Option<Outcome> {
         Op::Delete { .. } => Some(Outcome::Deleted),
         Op::Finalize { .. } => Some(Outcome::Finalized),
         Op::Allocate { .. }
+        | Op::AbandonWrites { .. }
+        | Op::Condemn { .. }
         | Op::MoveReplica { .. }
         | Op::RegisterDataServer { .. }
         | Op::SetDataServerStatus { .. }
@@ -53,7 +49,12 @@ fn hope(command: &Command) -> Option<Outcome> {
     }
 }
 
-/// `read-without-leadership`: a leader reads what it has, without asking whether it still leads.
+/// `read-without-leadership`: a leader that hears from nobody goes on all the same...
+pub fn believes_in_itself(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    is_planted("read-without-leadership") && metrics.state == ServerState::Leader
+}
+
+/// ...and reads what it has, without asking whether it still leads.
 pub fn read_index(raft: &Raft) -> Option<u64> {
     if !is_planted("read-without-leadership") {
         return None;

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
+use crate::raft::log_dir;
+use crate::raft::log_store::{LogLimits, LogStore};
 
 #[test]
 fn an_incarnation_is_drawn_once_per_directory() {
@@ -34,6 +37,7 @@ fn a_claim_is_kept_and_only_for_one_cluster() {
         assert_eq!(identity.claim(ours).unwrap(), ClaimOutcome::Claimed);
         assert_eq!(identity.claim(ours).unwrap(), ClaimOutcome::AlreadyOurs);
         assert_eq!(identity.clone().cluster(), Some(ours));
+        drop(LogStore::open(&log_dir(dir.path()), LogLimits::default()).unwrap());
     }
     let identity = Identity::open(dir.path(), "meta-1").unwrap();
     assert_eq!(identity.claim(theirs).unwrap(), ClaimOutcome::Refused(ours));
@@ -72,18 +76,54 @@ fn files_that_make_no_sense_are_refused() {
     drop(Identity::open(dir.path(), "meta-1").unwrap());
     let path = dir.path().join("raft/identity");
     let good = fs::read_to_string(&path).unwrap();
-    assert!(good.starts_with("version=1\nname=meta-1\nincarnation="), "{good}");
+    assert!(good.starts_with("version=2\nname=meta-1\nincarnation="), "{good}");
     for bad in [
         String::new(),
-        good.replace("version=1", "version=2"),
+        good.replace("version=2", "version=3"),
         good.replace("incarnation=", "incarnation=-"),
         good.replace("cluster=", "cluster=xyz"),
+        good.replace("\nchecksum", "\nCHECKSUM"),
+        good.trim_end().to_owned(),
     ] {
         fs::write(&path, &bad).unwrap();
-        let error = Identity::open(dir.path(), "meta-1").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
-        assert!(error.to_string().contains("raft/identity"), "{error}");
+        is_refused(dir.path(), &bad);
     }
+    for at in 0..good.len() {
+        let mut bad = good.clone().into_bytes();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        is_refused(dir.path(), &String::from_utf8_lossy(&bad));
+    }
+}
+
+fn is_refused(dir: &Path, bad: &str) {
+    let error = Identity::open(dir, "meta-1").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
+    let message = error.to_string();
+    assert!(message.contains("raft/identity"), "{message}");
+    assert!(message.contains("move its data directory away"), "{message}");
+}
+
+#[test]
+fn a_file_of_the_version_before_checksums_is_read_and_replaced() {
+    let dir = TempDir::new().unwrap();
+    drop(Identity::open(dir.path(), "meta-1").unwrap());
+    let path = dir.path().join("raft/identity");
+    fs::write(&path, "version=1\nname=meta-1\nincarnation=7\ncluster=\n").unwrap();
+    let identity = Identity::open(dir.path(), "meta-1").unwrap();
+    assert_eq!(identity.incarnation(), 7);
+    identity.claim(ClusterId::random()).unwrap();
+    assert!(fs::read_to_string(&path).unwrap().starts_with("version=2\n"));
+}
+
+#[test]
+fn a_node_of_a_cluster_without_its_log_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let identity = Identity::open(dir.path(), "meta-1").unwrap();
+    identity.claim(ClusterId::random()).unwrap();
+    drop(identity);
+    let message = Identity::open(dir.path(), "meta-1").unwrap_err().to_string();
+    assert!(message.contains("raft/log: the log is missing"), "{message}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod cluster;
 mod convert;
 mod identity;
 mod log_store;
+mod log_tail;
 mod pipeline;
 
 use bytes::Bytes;
