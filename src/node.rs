@@ -23,6 +23,7 @@ use crate::actors::raft_node::membership::Membership;
 use crate::actors::raft_node::messages::{HandOver, Subscribe};
 use crate::actors::raft_node::peer_service::PeerServer;
 use crate::actors::raft_node::peers::GrpcPeers;
+use crate::actors::raft_node::repeats::Memory;
 use crate::actors::raft_node::{RaftNodeActor, RaftNodeSettings, watch_raft};
 use crate::actors::registrar::messages::Unregister;
 use crate::actors::registrar::{Registrar, RegistrarSettings};
@@ -115,7 +116,7 @@ impl Node {
         let raft = start_raft(&settings, &identity, &channels, &store).await?;
 
         let peers = GrpcPeers::new(identity.clone(), channels);
-        let (raft_node, data_servers) = start_raft_node(&settings, &raft, &peers, applied, &reader);
+        let (raft_node, data_servers) = start_raft_node(&settings, &raft, &peers, &store, applied, &reader);
         let scheduler = SchedulerActor::new(
             SchedulerSettings {
                 heartbeat_timeout: config.cluster.heartbeat_timeout,
@@ -150,7 +151,7 @@ impl Node {
         )
         .start();
         let gateway = gateway::start(
-            gateway_settings(&settings),
+            gateway_settings(&settings, identity.incarnation()),
             GatewayNeighbours {
                 propose: raft_node.clone().recipient(),
                 await_read: raft_node.clone().recipient(),
@@ -182,6 +183,7 @@ impl Node {
                 bootstrap,
                 raft_node.clone().recipient(),
                 raft_node.clone().recipient(),
+                gateway.clone().recipient(),
             ))
             .serve_with_incoming(TcpIncoming::from(raft_listener).with_nodelay(Some(true)));
         let raft_server = tokio::spawn(async move {
@@ -312,6 +314,7 @@ fn start_raft_node(
     settings: &NodeSettings,
     raft: &Raft,
     peers: &GrpcPeers,
+    store: &Addr<StoreActor>,
     applied: crate::actors::store::AppliedIndex,
     reader: &crate::storage::StateReader,
 ) -> (Addr<RaftNodeActor>, Addr<DataServersActor>) {
@@ -341,6 +344,10 @@ fn start_raft_node(
             Openraft::new(raft.clone()),
             peers.clone().port(),
             plan,
+            Memory {
+                find: store.clone().recipient(),
+                give: store.clone().recipient(),
+            },
             applied,
         )
     });
@@ -350,10 +357,11 @@ fn start_raft_node(
     }
 }
 
-fn gateway_settings(settings: &NodeSettings) -> GatewaySettings {
+fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySettings {
     let config = &settings.config;
     GatewaySettings {
         node_name: settings.name.clone(),
+        incarnation,
         grpc_addr: settings.peer.grpc_addr.clone(),
         peers: config
             .raft

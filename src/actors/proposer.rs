@@ -37,6 +37,7 @@ impl Proposer {
             let proposal = raft_node.send(Propose {
                 op,
                 request_id: None,
+                origin: None,
                 deadline,
                 // What a deposed leader thinks of the world must not enter the log through its
                 // successor: a forwarded proposal is not forwarded again.

@@ -4,6 +4,7 @@
 //! applying it needs nothing but the state. The encodings are in `proto::convert`.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::ids::{BlockId, InodeId, ServerId};
 use super::path::CleanPath;
@@ -16,8 +17,22 @@ pub struct Command {
     pub time_ms: i64,
     /// A repeat of a remembered id changes nothing and gets the first answer.
     pub request_id: Option<RequestId>,
+    /// Where it came from, if its client gave no id. Changes nothing in the state.
+    pub origin: Option<Origin>,
     /// What to do.
     pub op: Op,
+}
+
+/// Where a request without an id came from, so that a repeat of it can be told from a second request
+/// (`actors::raft_node::repeats`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address; its port is another one after it has connected again.
+    pub peer: IpAddr,
+    /// The Raft node id of the MetaServer that took the request.
+    pub gateway: u64,
+    /// That MetaServer's number for it.
+    pub number: u64,
 }
 
 /// What a command does.

@@ -3,12 +3,14 @@
 //! Encoding cannot fail. Decoding takes nothing on trust: every error names what is wrong, and a
 //! path is cleaned again.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::raft as pb;
 use crate::domain::command::{
-    AllocationPlan, Applied, Command, Op, Orphan, Outcome, Refusal, RefusalKind, RequestId,
+    AllocationPlan, Applied, Command, Op, Origin, Orphan, Outcome, Refusal, RefusalKind, RequestId,
 };
 use crate::domain::ids::{BlockId, InodeId, ServerId};
 use crate::domain::path::CleanPath;
@@ -142,7 +144,40 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
         time_ms: command.time_ms,
         request_id,
         op: Some(op),
+        origin: command.origin.as_ref().map(origin_to_proto),
     }
+}
+
+/// The wire's form of an origin.
+pub fn origin_to_proto(origin: &Origin) -> pb::Origin {
+    pb::Origin {
+        peer: match origin.peer {
+            IpAddr::V4(peer) => peer.octets().to_vec(),
+            IpAddr::V6(peer) => peer.octets().to_vec(),
+        },
+        gateway: origin.gateway,
+        number: origin.number,
+    }
+}
+
+/// Reads an origin.
+///
+/// # Errors
+/// When the address has another length than addresses have.
+pub fn origin_from_proto(origin: &pb::Origin) -> Result<Origin, DecodeError> {
+    let bytes = origin.peer.as_slice();
+    let peer = if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        IpAddr::from(four)
+    } else if let Ok(sixteen) = <[u8; 16]>::try_from(bytes) {
+        IpAddr::from(sixteen)
+    } else {
+        return Err(invalid(format!("an address of {} bytes", bytes.len())));
+    };
+    Ok(Origin {
+        peer,
+        gateway: origin.gateway,
+        number: origin.number,
+    })
 }
 
 /// A command from the wire.
@@ -219,6 +254,7 @@ pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> 
     Ok(Command {
         time_ms: command.time_ms,
         request_id,
+        origin: command.origin.as_ref().map(origin_from_proto).transpose()?,
         op,
     })
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::domain::command::Applied;
+use crate::domain::command::{Applied, Command};
 use crate::domain::namespace;
 use crate::proto::convert::{self, DecodeError};
 use crate::proto::raft as pb;
@@ -165,6 +165,18 @@ impl Storage {
     /// # Errors
     /// Nothing was applied then; the node must stop.
     pub fn apply(&mut self, records: &[LogRecord]) -> Result<Vec<Vec<Applied>>, StorageError> {
+        self.apply_and_tell(records, &mut |_, _| ())
+    }
+
+    /// The same, and tells of each command what came of it, before any of it is visible.
+    ///
+    /// # Errors
+    /// Those of [`Storage::apply`].
+    pub fn apply_and_tell(
+        &mut self,
+        records: &[LogRecord],
+        tell: &mut dyn FnMut(Command, &Applied),
+    ) -> Result<Vec<Vec<Applied>>, StorageError> {
         let generation = self.current.load();
         let mut txn = generation.write()?;
         let mut answers = Vec::with_capacity(records.len());
@@ -177,9 +189,13 @@ impl Storage {
                         source,
                     })?;
                     commands
-                        .iter()
-                        .map(|command| namespace::apply(&mut txn, command))
-                        .collect::<Result<Vec<_>, _>>()?
+                        .into_iter()
+                        .map(|command| {
+                            let applied = namespace::apply(&mut txn, &command)?;
+                            tell(command, &applied);
+                            Ok(applied)
+                        })
+                        .collect::<Result<Vec<_>, StorageError>>()?
                 }
                 RecordContent::Membership(membership) => {
                     txn.put_membership(&pb::StoredMembership {

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::health::{LastSign, Space};
 use super::messages::HeartbeatReceived;
 use super::orders::Orders;
 use super::report::Report;
+use crate::actors::unix_ms;
 use crate::domain::ids::{BlockId, ServerId};
 
 /// The beats and reports since this node became leader.
@@ -66,12 +67,6 @@ impl Beat {
             },
         }
     }
-}
-
-/// The clock on the wall, Unix milliseconds.
-pub fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Reported {

@@ -127,7 +127,7 @@ impl Shared {
         call: &Call,
         request: HeartbeatRequest,
     ) -> Result<HeartbeatResponse, Failure> {
-        let addr = checked(&request, call.origin())?;
+        let addr = checked(&request, call.came_from())?;
         if let Some(leader) = self.elsewhere(call).await? {
             let (mut client, request) = self.forward(call, &leader, request)?;
             return forward::outcome(call, leader, client.heartbeat(request)).await;

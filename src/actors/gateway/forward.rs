@@ -70,7 +70,7 @@ impl Shared {
         let name = MetadataValue::try_from(self.settings.node_name.as_str());
         metadata.insert(FORWARDED_KEY, name.unwrap_or(MetadataValue::from_static("peer")));
         if let Some(origin) = call
-            .origin()
+            .came_from()
             .and_then(|ip| MetadataValue::try_from(ip.to_string()).ok())
         {
             metadata.insert(PEER_KEY, origin);

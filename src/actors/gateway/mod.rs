@@ -22,7 +22,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::actors::data_servers::messages::{GetOrders, GetReports, HeartbeatReceived};
-use crate::actors::raft_node::messages::{AwaitRead, GetStatus, LeadershipChanged, Propose};
+use crate::actors::raft_node::messages::{AwaitRead, ClaimAnswer, GetStatus, LeadershipChanged, Propose};
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus};
 use crate::storage::StateReader;
 
@@ -33,6 +33,7 @@ mod forward;
 mod limits;
 pub mod messages;
 mod reads;
+mod receipts;
 mod replication_info;
 mod server;
 mod service;
@@ -45,6 +46,7 @@ mod writes;
 use forward::PeerChannels;
 pub use forward::{FORWARDED_KEY, PEER_KEY};
 use messages::{Stop, WhoLeads};
+use receipts::Receipts;
 pub use service::REQUEST_ID_KEY;
 use service::Shared;
 pub use status::LEADER_KEY;
@@ -54,6 +56,8 @@ pub use status::LEADER_KEY;
 pub struct GatewaySettings {
     /// This node's name, as in `raft.peers`.
     pub node_name: String,
+    /// Its Raft node id.
+    pub incarnation: u64,
     /// Where clients reach this node, `host:port`.
     pub grpc_addr: String,
     /// Name and gRPC address of every MetaServer of the cluster, this one included or not.
@@ -107,6 +111,7 @@ pub struct GatewayActor {
     state: StateReader,
     leadership: LeadershipChanged,
     health: HealthReporter,
+    receipts: Arc<Receipts>,
     /// Taken when the actor starts.
     listener: Option<TcpListener>,
     /// Taken when it stops.
@@ -130,6 +135,7 @@ pub fn start(
     listener: TcpListener,
 ) -> Addr<GatewayActor> {
     GatewayActor {
+        receipts: Receipts::new(settings.incarnation),
         settings,
         neighbours,
         state,
@@ -158,7 +164,13 @@ impl GatewayActor {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = stopped.map(|_| ()); // dropped means stop, too
-        let serve = server::serve(shared, self.health.clone(), incoming, stopped);
+        let serve = server::serve(
+            shared,
+            self.receipts.clone(),
+            self.health.clone(),
+            incoming,
+            stopped,
+        );
         let done = tokio::spawn(async {
             if let Err(error) = serve.await {
                 log::error!("the gRPC server failed: {error}");
@@ -211,6 +223,14 @@ impl Handler<WhoLeads> for GatewayActor {
 
     fn handle(&mut self, _: WhoLeads, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.leadership.clone())
+    }
+}
+
+impl Handler<ClaimAnswer> for GatewayActor {
+    type Result = bool;
+
+    fn handle(&mut self, claim: ClaimAnswer, _: &mut Self::Context) -> Self::Result {
+        self.receipts.claim(claim)
     }
 }
 

@@ -12,6 +12,7 @@ use tonic_reflection::server::Builder as Reflection;
 
 use super::admin::AdminDesk;
 use super::limits::{Limited, Limits};
+use super::receipts::{Receipted, Receipts};
 use super::service::{MetaService, Shared};
 use crate::proto::DESCRIPTORS;
 use crate::proto::admin::admin_service_server::AdminServiceServer;
@@ -27,6 +28,7 @@ const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// Serves until `stop` is there, and then until every request is answered.
 pub(super) fn serve(
     shared: Arc<Shared>,
+    receipts: Arc<Receipts>,
     health: HealthReporter,
     incoming: TcpIncoming,
     stop: impl Future<Output = ()>,
@@ -42,7 +44,7 @@ pub(super) fn serve(
             // Finds clients that vanished without a word.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(Limited::new(contract, limits.clone()))
+            .add_service(Limited::new(Receipted::new(contract, receipts), limits.clone()))
             .add_service(Limited::new(admin, limits))
             .add_service(HealthServer::new(HealthService::from_health_reporter(health)))
             .add_service(reflection().build_v1()?)

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::forward::{self, PeerChannels};
 use super::limits::Deadline;
 use super::messages::WhoLeads;
+use super::receipts::Receipt;
 use super::status::{Failure, status_of};
 use super::{GatewayNeighbours, GatewaySettings};
 use crate::actors::raft_node::messages::LeadershipChanged;
@@ -45,6 +46,8 @@ pub(super) struct Call {
     pub(super) deadline: Deadline,
     metadata: MetadataMap,
     connected_from: Option<IpAddr>,
+    /// Of a request that may come again without a name.
+    pub(super) receipt: Option<Receipt>,
 }
 
 impl Call {
@@ -60,7 +63,7 @@ impl Call {
     }
 
     /// Where it came from first.
-    pub(super) fn origin(&self) -> Option<IpAddr> {
+    pub(super) fn came_from(&self) -> Option<IpAddr> {
         if !self.is_forwarded() {
             return self.connected_from;
         }
@@ -106,6 +109,7 @@ impl Shared {
             deadline: deadline.unwrap_or_else(|| Deadline::within(self.settings.request_timeout)),
             metadata,
             connected_from,
+            receipt: extensions.get().cloned(),
         };
         (call, message)
     }

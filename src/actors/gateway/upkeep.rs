@@ -3,7 +3,7 @@
 //! Nothing is counted here: the DataServers' keeper knows the reports and the orders under way, the
 //! scheduler what its last passes found, the state how much garbage there is.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use actix::{Message, Recipient};
 
@@ -12,6 +12,7 @@ use super::service::{Call, Shared, ask};
 use super::status::Failure;
 use crate::actors::data_servers::messages::{GetOrders, ServerReport};
 use crate::actors::scheduler::messages::{AllowMassDelete, GcSummary, GetUpkeepStatus};
+use crate::actors::unix_ms;
 use crate::domain::gc::Strangers;
 use crate::domain::state::ServerStatus;
 use crate::proto::admin::{AllowMassDeleteResponse, DataServerUpkeep, GetUpkeepResponse};
@@ -76,11 +77,6 @@ where
 {
     let answer = ask(of, question, call.deadline.for_handler()).await;
     answer.map_err(|_| Failure::NoAnswer(who))
-}
-
-fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn data_server(report: &ServerReport, strangers: Strangers, now_ms: i64) -> DataServerUpkeep {

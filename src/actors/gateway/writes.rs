@@ -23,14 +23,24 @@ const MAX_MD5_BYTES: usize = 256;
 impl Shared {
     /// Proposes a command and waits for what applying it says.
     async fn propose(&self, call: &Call, op: Op) -> Result<Outcome, Failure> {
+        let request_id = call.request_id()?;
+        let receipt = call.receipt.as_ref().filter(|_| request_id.is_none());
+        let origin = receipt.and_then(|receipt| Some(receipt.draw(call.came_from()?)));
         let proposal = Propose {
             op,
-            request_id: call.request_id()?,
+            request_id,
+            origin,
             deadline: call.deadline.for_neighbours(),
             forwarded: false,
         };
         match ask(&self.neighbours.propose, proposal, call.deadline.for_handler()).await {
-            Ok(Ok(applied)) => Ok(applied?),
+            Ok(Ok(applied)) => {
+                let outcome = applied?;
+                if let Some(receipt) = receipt {
+                    receipt.succeeded();
+                }
+                Ok(outcome)
+            }
             Ok(Err(error)) => Err(Failure::Propose(error)),
             Err(NoAnswer::NotAsked) => Err(Failure::NoAnswer("the Raft node")),
             Err(NoAnswer::Asked) => Err(unknown("no answer from the Raft node")),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use actix::Message;
 
-use crate::domain::command::{Applied, Op, Refusal, RequestId};
+use crate::domain::command::{Applied, Op, Origin, Refusal, RequestId};
 use crate::raft::types::{Node, NodeId};
 
 /// News: who leads, as this node sees it. Sent to every subscriber at start and on every change.
@@ -74,6 +74,8 @@ pub struct Propose {
     pub op: Op,
     /// The caller's name for the request, if it gave one.
     pub request_id: Option<RequestId>,
+    /// Where it came from, if the caller gave none and its answer may get lost.
+    pub origin: Option<Origin>,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// It came from a peer, and is not forwarded again.
@@ -130,6 +132,17 @@ pub enum ReadError {
 pub struct GetReadIndex {
     /// When the asker stops waiting.
     pub deadline: Instant,
+}
+
+/// Asks the gateway that took a request what became of the answer. `true`: no client has it, and it
+/// goes to the repeat `by` and to no other one; asked again for the same repeat, it is `true` again.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "bool")]
+pub struct ClaimAnswer {
+    /// The gateway's number for the request.
+    pub number: u64,
+    /// The repeat.
+    pub by: Origin,
 }
 
 /// Hands leadership over before a clean stop. Answers whether another leads in the end, or none could.

@@ -11,7 +11,7 @@
 //! place comes back and is sent again.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use openraft::async_runtime::Instant as _;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::actors::data_servers::messages::PlanAllocation;
 use crate::actors::store::AppliedIndex;
+use crate::actors::unix_ms;
 use crate::config::ReadMode;
 use crate::domain::command::{AllocationPlan, Op, Refusal};
 use crate::proto::convert::encode_batch;
@@ -35,6 +36,7 @@ pub mod peers;
 mod planted;
 mod proposals;
 mod reads;
+pub mod repeats;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,7 @@ use messages::*;
 use peers::{PeerError, Peers, ProposalResult};
 use proposals::{Proposal, Queue, Route};
 use reads::{Rounds, WaitingRead};
+use repeats::Memory;
 
 /// Log entries of commands that may be under way at once: the next one fills while these are written.
 const ENTRIES_IN_FLIGHT: usize = 4;
@@ -73,6 +76,7 @@ pub struct RaftNodeActor {
     consensus: Rc<dyn Consensus>,
     peers: Rc<dyn Peers>,
     plan: Recipient<PlanAllocation>,
+    memory: Memory,
     applied: AppliedIndex,
     subscribers: Vec<Recipient<LeadershipChanged>>,
     leadership: LeadershipChanged,
@@ -92,6 +96,7 @@ impl RaftNodeActor {
         consensus: Rc<dyn Consensus>,
         peers: Rc<dyn Peers>,
         plan: Recipient<PlanAllocation>,
+        memory: Memory,
         applied: AppliedIndex,
     ) -> Self {
         RaftNodeActor {
@@ -99,6 +104,7 @@ impl RaftNodeActor {
             consensus,
             peers,
             plan,
+            memory,
             applied,
             subscribers: Vec::new(),
             leadership: LeadershipChanged::UNKNOWN,
@@ -195,7 +201,12 @@ impl RaftNodeActor {
             Ok(outcomes) => {
                 debug_assert_eq!(outcomes.0.len(), batch.len());
                 for (proposal, applied) in batch.into_iter().zip(outcomes.0) {
-                    proposal.answer(Ok(applied));
+                    match applied {
+                        Err(refusal) if repeats::may_be_one(&proposal.command, &refusal) => {
+                            self.look_for_a_first(proposal, refusal, ctx);
+                        }
+                        applied => proposal.answer(Ok(applied)),
+                    }
                 }
             }
             Err(WriteError::NotLeader) => {
@@ -209,6 +220,23 @@ impl RaftNodeActor {
                 self.hold(ctx);
             }
         }
+    }
+
+    /// A refused command may be the repeat of one that succeeded and whose answer was lost.
+    fn look_for_a_first(&self, proposal: Proposal, refusal: Refusal, ctx: &mut Context<Self>) {
+        let members = self.consensus.status().members;
+        let found = repeats::first_answer(
+            self.memory.clone(),
+            self.peers.clone(),
+            members,
+            &proposal.command,
+            proposal.deadline,
+        );
+        ctx.spawn(
+            found
+                .into_actor(self)
+                .map(move |first, _, _| proposal.answer(Ok(first.ok_or(refusal)))),
+        );
     }
 
     fn ask_for_plan(&mut self, proposal: Proposal, ctx: &mut Context<Self>) {
@@ -399,13 +427,7 @@ impl Handler<Propose> for RaftNodeActor {
         if self.queue.len() >= self.settings.max_waiting {
             return Box::pin(std::future::ready(Err(ProposeError::Overloaded)));
         }
-        let Propose {
-            op,
-            request_id,
-            deadline,
-            forwarded,
-        } = message;
-        let (proposal, waiter) = Proposal::new(op, request_id, deadline, forwarded);
+        let (proposal, waiter) = Proposal::new(message);
         self.queue.push(proposal);
         self.pump(ctx);
         Box::pin(waiter.wait())
@@ -598,9 +620,4 @@ pub async fn watch_raft(raft: Raft, node: Addr<RaftNodeActor>, silence: Duration
             return "Raft has stopped".to_owned();
         }
     }
-}
-
-fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

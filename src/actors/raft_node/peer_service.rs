@@ -6,9 +6,9 @@ use actix::{MailboxError, Recipient};
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::messages::{GetReadIndex, Leader, Propose, ProposeError, ReadError};
+use super::messages::{ClaimAnswer, GetReadIndex, Leader, Propose, ProposeError, ReadError};
 use crate::domain::command::Applied;
-use crate::proto::convert::{applied_to_proto, command_from_proto, refusal_to_proto};
+use crate::proto::convert::{applied_to_proto, command_from_proto, origin_from_proto, refusal_to_proto};
 use crate::proto::grpc_timeout;
 use crate::proto::raft as pb;
 use crate::proto::raft::peer_service_server::{PeerService, PeerServiceServer};
@@ -23,6 +23,7 @@ pub struct PeerServer {
     bootstrap: bool,
     propose: Recipient<Propose>,
     read_index: Recipient<GetReadIndex>,
+    claim_answer: Recipient<ClaimAnswer>,
 }
 
 /// How long a forwarded request may take when it does not say.
@@ -38,12 +39,14 @@ impl PeerServer {
         bootstrap: bool,
         propose: Recipient<Propose>,
         read_index: Recipient<GetReadIndex>,
+        claim_answer: Recipient<ClaimAnswer>,
     ) -> PeerServiceServer<Self> {
         let server = PeerServer {
             identity,
             bootstrap,
             propose,
             read_index,
+            claim_answer,
         };
         PeerServiceServer::new(server)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -108,11 +111,12 @@ impl PeerService for PeerServer {
             .collect::<Result<_, _>>()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let proposals = commands.into_iter().map(|command| {
-            let (op, request_id) = (command.op, command.request_id);
+            let (op, request_id, origin) = (command.op, command.request_id, command.origin);
             // A clone a message: actix wakes a sender only once that met a full mailbox.
             self.propose.clone().send(Propose {
                 op,
                 request_id,
+                origin,
                 deadline,
                 forwarded: true,
             })
@@ -146,6 +150,20 @@ impl PeerService for PeerServer {
             Err(error) => P::Unavailable(error.to_string()),
         };
         Ok(Response::new(pb::ReadIndexResponse { result: Some(result) }))
+    }
+
+    async fn claim_answer(
+        &self,
+        request: Request<pb::ClaimAnswerRequest>,
+    ) -> Result<Response<pb::ClaimAnswerResponse>, Status> {
+        check(&self.identity, request.metadata())?;
+        let pb::ClaimAnswerRequest { number, by } = request.into_inner();
+        let by = by.ok_or_else(|| Status::invalid_argument("claimed by nobody"))?;
+        let by = origin_from_proto(&by).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let claimed = self.claim_answer.send(ClaimAnswer { number, by }).await;
+        // A gateway that has stopped delivers nothing any more, but what it did deliver it cannot say.
+        let lost = claimed.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(pb::ClaimAnswerResponse { lost }))
     }
 }
 

@@ -7,8 +7,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use super::messages::{Leader, ProposeError};
-use crate::domain::command::{Applied, Command};
-use crate::proto::convert::{applied_from_proto, command_to_proto, refusal_from_proto};
+use crate::domain::command::{Applied, Command, Origin};
+use crate::proto::convert::{applied_from_proto, command_to_proto, origin_to_proto, refusal_from_proto};
 use crate::proto::raft as pb;
 use crate::proto::raft::peer_service_client::PeerServiceClient;
 use crate::raft::call_metadata::stamp;
@@ -39,6 +39,16 @@ pub trait Peers {
         leader: &Leader,
         deadline: Instant,
     ) -> LocalBoxFuture<'static, Result<u64, PeerError>>;
+
+    /// Asks the node that took a request, at `raft_addr`, whether the answer was lost and goes to `by`
+    /// (see [`super::messages::ClaimAnswer`]).
+    fn claim_answer(
+        &self,
+        first: Origin,
+        raft_addr: &str,
+        by: Origin,
+        within: Duration,
+    ) -> LocalBoxFuture<'static, Result<bool, PeerError>>;
 
     /// The cluster that this node belongs to.
     fn cluster_id(&self) -> Option<String>;
@@ -172,6 +182,26 @@ impl Peers for GrpcPeers {
                 Some(P::Unavailable(why)) => Err(PeerError(why)),
                 None => Err(PeerError("empty answer".to_owned())),
             }
+        }
+        .boxed_local()
+    }
+
+    fn claim_answer(
+        &self,
+        first: Origin,
+        raft_addr: &str,
+        by: Origin,
+        within: Duration,
+    ) -> LocalBoxFuture<'static, Result<bool, PeerError>> {
+        let client = self.client(raft_addr);
+        let message = pb::ClaimAnswerRequest {
+            number: first.number,
+            by: Some(origin_to_proto(&by)),
+        };
+        let request = self.request(first.gateway, message, within);
+        async move {
+            let (mut client, request) = (client?, request?);
+            Ok(answered(within, client.claim_answer(request)).await?.lost)
         }
         .boxed_local()
     }

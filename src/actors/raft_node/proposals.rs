@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::messages::{Leader, ProposeError};
+use super::messages::{Leader, Propose, ProposeError};
 use crate::domain::command::{Applied, Command, Op, RequestId};
 
 /// The most commands that share a log entry.
@@ -52,12 +52,20 @@ pub struct Waiter {
 
 impl Proposal {
     /// A proposal and its waiter.
-    pub fn new(op: Op, request_id: Option<RequestId>, deadline: Instant, forwarded: bool) -> (Self, Waiter) {
+    pub fn new(message: Propose) -> (Self, Waiter) {
+        let Propose {
+            op,
+            request_id,
+            origin,
+            deadline,
+            forwarded,
+        } = message;
         let (sender, receiver) = oneshot::channel();
         let fate = Rc::new(Cell::new(Fate::Waiting));
         let command = Command {
             time_ms: 0,
             request_id,
+            origin,
             op,
         };
         let proposal = Proposal {

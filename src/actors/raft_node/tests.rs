@@ -15,12 +15,15 @@ use super::messages::*;
 use super::peers::{PeerError, Peers, ProposalResult};
 use super::{RaftNodeActor, RaftNodeSettings};
 use crate::actors::data_servers::messages::PlanAllocation;
+use crate::actors::store::effects::{Effect, FindEffect, GiveEffect};
 use crate::config::ReadMode;
-use crate::domain::command::{AllocationPlan, Applied, Command, Op, Outcome, Refusal, RequestId};
+use crate::domain::command::{AllocationPlan, Applied, Command, Op, Origin, Outcome, Refusal, RequestId};
 use crate::domain::ids::{InodeId, ServerId};
 use crate::domain::path::CleanPath;
 use crate::proto::convert::decode_batch;
 use crate::raft::types::{Batch, BatchOutcome, Node};
+
+mod repeats;
 
 /// A log entry on its way, and where its result goes.
 struct Write {
@@ -33,6 +36,14 @@ struct Forward {
     leader: String,
     commands: Vec<Command>,
     result: oneshot::Sender<Result<Vec<ProposalResult>, PeerError>>,
+}
+
+/// A question about an answer that may be lost.
+struct Claim {
+    first: Origin,
+    raft_addr: String,
+    by: Origin,
+    result: oneshot::Sender<Result<bool, PeerError>>,
 }
 
 type ReadRound = oneshot::Sender<Result<u64, ReadIndexError>>;
@@ -77,7 +88,14 @@ impl Consensus for FakeConsensus {
             applied: None,
             snapshot: None,
             purged: None,
-            members: Vec::new(),
+            members: vec![MemberStatus {
+                name: "meta-2".into(),
+                incarnation: 2,
+                raft_addr: "two:1".into(),
+                grpc_addr: "two:2".into(),
+                voter: true,
+                matched: None,
+            }],
         }
     }
 }
@@ -85,6 +103,7 @@ impl Consensus for FakeConsensus {
 struct FakePeers {
     forwards: mpsc::UnboundedSender<Forward>,
     rounds: mpsc::UnboundedSender<RemoteRound>,
+    claims: mpsc::UnboundedSender<Claim>,
 }
 
 impl Peers for FakePeers {
@@ -121,8 +140,56 @@ impl Peers for FakePeers {
         .boxed_local()
     }
 
+    fn claim_answer(
+        &self,
+        first: Origin,
+        raft_addr: &str,
+        by: Origin,
+        _: Duration,
+    ) -> LocalBoxFuture<'static, Result<bool, PeerError>> {
+        let (result, answer) = oneshot::channel();
+        let raft_addr = raft_addr.to_owned();
+        self.claims
+            .send(Claim {
+                first,
+                raft_addr,
+                by,
+                result,
+            })
+            .ok();
+        async move { answer.await.unwrap_or_else(|_| Err(PeerError("dead".into()))) }.boxed_local()
+    }
+
     fn cluster_id(&self) -> Option<String> {
         None
+    }
+}
+
+/// Remembers one effect, and whom its answer was given to.
+struct Memory {
+    effect: Option<(Op, Effect)>,
+    given: Option<Origin>,
+}
+
+impl Actor for Memory {
+    type Context = Context<Self>;
+}
+
+impl Handler<FindEffect> for Memory {
+    type Result = Option<Effect>;
+
+    fn handle(&mut self, find: FindEffect, _: &mut Self::Context) -> Self::Result {
+        let (op, effect) = self.effect.as_ref()?;
+        (*op == find.op && effect.origin.peer == find.peer).then(|| effect.clone())
+    }
+}
+
+impl Handler<GiveEffect> for Memory {
+    type Result = bool;
+
+    fn handle(&mut self, give: GiveEffect, _: &mut Self::Context) -> Self::Result {
+        assert_eq!(give.first, self.effect.as_ref().unwrap().1.origin);
+        *self.given.get_or_insert(give.by) == give.by
     }
 }
 
@@ -150,10 +217,21 @@ struct Bench {
     rounds: mpsc::UnboundedReceiver<ReadRound>,
     forwards: mpsc::UnboundedReceiver<Forward>,
     remote_rounds: mpsc::UnboundedReceiver<RemoteRound>,
+    claims: mpsc::UnboundedReceiver<Claim>,
     applied: watch::Sender<Option<u64>>,
 }
 
 fn bench(reads: ReadMode, plans: Vec<Result<AllocationPlan, Refusal>>) -> Bench {
+    bench_that_remembers(reads, plans, None)
+}
+
+fn bench_that_remembers(
+    reads: ReadMode,
+    plans: Vec<Result<AllocationPlan, Refusal>>,
+    effect: Option<(Op, Effect)>,
+) -> Bench {
+    let (claims_tx, claims) = mpsc::unbounded_channel();
+    let memory = Memory { effect, given: None }.start();
     let (writes_tx, writes) = mpsc::unbounded_channel();
     let (rounds_tx, rounds) = mpsc::unbounded_channel();
     let (forwards_tx, forwards) = mpsc::unbounded_channel();
@@ -173,8 +251,13 @@ fn bench(reads: ReadMode, plans: Vec<Result<AllocationPlan, Refusal>>) -> Bench 
         Rc::new(FakePeers {
             forwards: forwards_tx,
             rounds: remote_tx,
+            claims: claims_tx,
         }),
         Planner(plans.into()).start().recipient(),
+        super::repeats::Memory {
+            find: memory.clone().recipient(),
+            give: memory.recipient(),
+        },
         applied_rx,
     )
     .start();
@@ -184,6 +267,7 @@ fn bench(reads: ReadMode, plans: Vec<Result<AllocationPlan, Refusal>>) -> Bench 
         rounds,
         forwards,
         remote_rounds,
+        claims,
         applied,
     }
 }
@@ -240,6 +324,7 @@ fn create(path: &str) -> Propose {
     Propose {
         op,
         request_id: None,
+        origin: None,
         deadline: Instant::now() + LONG,
         forwarded: false,
     }

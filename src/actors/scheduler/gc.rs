@@ -5,7 +5,7 @@
 //! one condemned blocks, and when an operator allowed to delete what was held back.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use actix::fut::{ActorFutureExt, WrapFuture};
 use actix::{AsyncContext, Context, Handler};
@@ -15,6 +15,7 @@ use super::messages::{AllowMassDelete, GcDue, GcSummary};
 use super::passes::{Cancel, Entry, NoPass, Running, SLICE, for_each_slice};
 use super::proposals::{condemn, release_garbage};
 use crate::actors::data_servers::messages::{Removal, RemoveGarbage, Reports};
+use crate::actors::unix_ms;
 use crate::domain::census::Census;
 use crate::domain::gc::{Gc, GcPlan, GcSettings, Now, Strangers, UnknownBlocks};
 use crate::domain::ids::{BlockId, ServerId};
@@ -268,11 +269,6 @@ impl SchedulerActor {
             }
         }
     }
-}
-
-fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Handler<GcDue> for SchedulerActor {

@@ -8,10 +8,14 @@
 //! opened after it was seen.
 
 use std::io;
+use std::time::Instant;
 
 use actix::prelude::*;
 use tokio::sync::watch;
 
+use crate::actors::unix_ms;
+use crate::domain::command::{Op, Outcome};
+use crate::domain::namespace::find;
 use crate::raft::ports::{
     AppliedState, ApplyEntries, BuildSnapshot, GetAppliedState, GetCurrentSnapshot, InstallSnapshot, Snapshot,
 };
@@ -19,8 +23,11 @@ use crate::raft::types::{BatchOutcome, Entry, EntryPayload, LogId, StoredMembers
 use crate::storage::snapshot::SnapshotFile;
 use crate::storage::{LogRecord, Progress, RecordContent, Storage, StorageError};
 
+pub mod effects;
 #[cfg(test)]
 mod tests;
+
+use effects::{Effect, FindEffect, GiveEffect, RecentEffects};
 
 /// The index of the last applied entry, as it moves; `None` before the first.
 pub type AppliedIndex = watch::Receiver<Option<u64>>;
@@ -36,6 +43,7 @@ pub struct StoreActor {
     /// `None` once closed.
     storage: Option<Storage>,
     applied: watch::Sender<Option<u64>>,
+    effects: RecentEffects,
 }
 
 impl StoreActor {
@@ -50,6 +58,7 @@ impl StoreActor {
             StoreActor {
                 storage: Some(storage),
                 applied,
+                effects: RecentEffects::default(),
             },
             index,
         ))
@@ -104,7 +113,12 @@ impl Handler<ApplyEntries> for StoreActor {
     fn handle(&mut self, ApplyEntries(entries): ApplyEntries, _: &mut Self::Context) -> Self::Result {
         let records: Vec<_> = entries.into_iter().map(record).collect();
         let last = records.last().map(|record| record.log_id.index);
-        let outcomes = self.open_mut()?.apply(&records)?;
+        let (now, now_ms) = (Instant::now(), unix_ms());
+        let storage = self.storage.as_mut().ok_or_else(closed)?;
+        let effects = &mut self.effects;
+        let outcomes = storage.apply_and_tell(&records, &mut |command, applied| {
+            effects.applied(command, applied, now, now_ms);
+        })?;
         if last.is_some() {
             self.applied.send_replace(last);
         }
@@ -162,6 +176,31 @@ impl Handler<GetCurrentSnapshot> for StoreActor {
 
     fn handle(&mut self, _: GetCurrentSnapshot, _: &mut Self::Context) -> Self::Result {
         self.open()?.current_snapshot()?.map(snapshot).transpose()
+    }
+}
+
+impl Handler<FindEffect> for StoreActor {
+    type Result = Option<Effect>;
+
+    fn handle(&mut self, FindEffect { op, peer }: FindEffect, _: &mut Self::Context) -> Self::Result {
+        let effect = self.effects.find(&op, peer, Instant::now())?;
+        if let (Op::Create { path, .. }, Outcome::Created { inode }) = (&op, &effect.outcome) {
+            // What is there now may be somebody else's.
+            let reader = self.storage.as_ref()?.reader();
+            let there = reader.read(|view| find(view, path)).ok()??;
+            if there.inode != *inode {
+                return None;
+            }
+        }
+        Some(effect)
+    }
+}
+
+impl Handler<GiveEffect> for StoreActor {
+    type Result = bool;
+
+    fn handle(&mut self, GiveEffect { first, by }: GiveEffect, _: &mut Self::Context) -> Self::Result {
+        self.effects.give(first, by)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes out comes back the same, and what makes no sense is refused.
 
+use std::net::IpAddr;
+
 use super::*;
 
 fn every_op() -> Vec<Op> {
@@ -73,6 +75,36 @@ fn every_op() -> Vec<Op> {
     ]
 }
 
+fn origin(peer: IpAddr) -> Origin {
+    Origin {
+        peer,
+        gateway: 1 << 62,
+        number: 300,
+    }
+}
+
+#[test]
+fn an_origin_keeps_its_bytes_and_needs_an_address() {
+    let golden = pb::Origin {
+        peer: vec![127, 0, 0, 1],
+        gateway: 1 << 62,
+        number: 300,
+    };
+    let bytes = b"\x0a\x04\x7f\x00\x00\x01\x11\x00\x00\x00\x00\x00\x00\x00\x40\x18\xac\x02";
+    assert_eq!(pb::Origin::decode(&bytes[..]).unwrap(), golden);
+    let read = origin([127, 0, 0, 1].into());
+    assert_eq!(origin_to_proto(&read).encode_to_vec(), bytes);
+    assert_eq!(origin_from_proto(&golden).unwrap(), read);
+    for peer in [vec![], vec![1; 5], vec![1; 17]] {
+        let error = origin_from_proto(&pb::Origin {
+            peer,
+            ..golden.clone()
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("an address of"), "{error}");
+    }
+}
+
 #[test]
 fn commands_survive_the_trip() {
     let commands: Vec<_> = every_op()
@@ -81,6 +113,11 @@ fn commands_survive_the_trip() {
         .map(|(i, op)| Command {
             time_ms: 1_700_000_000_000 + i as i64,
             request_id: (i % 2 == 0).then(|| RequestId::new(&[i as u8 + 1]).unwrap()),
+            origin: match i % 3 {
+                0 => None,
+                1 => Some(origin([10, 0, 0, i as u8].into())),
+                _ => Some(origin([i as u8; 16].into())),
+            },
             op,
         })
         .collect();
@@ -169,6 +206,7 @@ fn nonsense_is_refused_not_believed() {
         let command = pb::Command {
             time_ms: 0,
             request_id: vec![],
+            origin: None,
             op: Some(op),
         };
         assert!(command_from_proto(command).is_err());
@@ -242,6 +280,7 @@ fn a_batch_of_any_version_up_to_this_one_is_read() {
         let command = Command {
             time_ms: 1,
             request_id: None,
+            origin: None,
             op: Op::Reclaim { limit: 1 },
         };
         let bytes = pb::CommandBatch {

@@ -226,6 +226,7 @@ pub fn batched(op: Op) -> Command {
     Command {
         time_ms: 150,
         request_id: Some(id("r1")),
+        origin: None,
         op,
     }
 }

@@ -91,6 +91,7 @@ fn at(time_ms: i64, op: Op) -> Command {
     Command {
         time_ms,
         request_id: None,
+        origin: None,
         op,
     }
 }
@@ -99,6 +100,7 @@ fn with_id(name: &str, time_ms: i64, op: Op) -> Command {
     Command {
         time_ms,
         request_id: Some(id(name)),
+        origin: None,
         op,
     }
 }

@@ -45,6 +45,7 @@ fn play(history: &[Item]) -> Played {
                     let command = Command {
                         time_ms: now,
                         request_id: step.request.map(|number| id(&format!("request {number}"))),
+                        origin: None,
                         op: resolve(&step.draft, &mut model),
                     };
                     answered.push(model.apply(&command));

@@ -513,6 +513,7 @@ fn names_and_paths_of_the_greatest_length_fit_the_tables() {
     let command = Command {
         time_ms: 1,
         request_id: Some(RequestId::new(&[0xff; RequestId::MAX_BYTES]).unwrap()),
+        origin: None,
         op: remove(&deep, false),
     };
     let answers = apply(&mut storage, &[command.clone(), command]);

@@ -1,7 +1,7 @@
 //! Beats, registrations, reports, and what etcd says.
 
-use super::super::leader_view::unix_ms;
 use super::*;
+use crate::actors::unix_ms;
 
 #[actix::test]
 async fn beats_are_the_leaders_business() {

@@ -139,6 +139,7 @@ impl Neighbour {
         let command = |op| Command {
             time_ms,
             request_id: None,
+            origin: None,
             op,
         };
         self.apply(ops.into_iter().map(command).collect())
@@ -159,6 +160,7 @@ impl Neighbour {
         let command = Command {
             time_ms: 1000 + self.applied as i64,
             request_id: proposal.request_id,
+            origin: None,
             op: proposal.op,
         };
         Ok(self.apply(vec![command]).remove(0))
@@ -336,6 +338,7 @@ fn news(term: u64, role: Role, leader: Option<Leader>) -> LeadershipChanged {
 /// Of a gateway with two peers that nobody has ever seen.
 fn settings(name: &str, addr: SocketAddr) -> GatewaySettings {
     GatewaySettings {
+        incarnation: 1,
         node_name: name.into(),
         grpc_addr: addr.to_string(),
         peers: vec![
