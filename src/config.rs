@@ -60,8 +60,11 @@ pub struct Server {
 pub struct Database {
     /// `dir` (old name `badger_dir`): the data directory. [`NodeSettings::data_dir`] is the one to use.
     pub dir: PathBuf,
-    /// `map_size`, bytes: LMDB's address space, which the state can never outgrow. Costs nothing until used.
+    /// `map_size`, bytes: what the state may grow to. Costs nothing until used.
     pub map_size: u64,
+    /// `min_free_space`, bytes: with less than this, and room for a snapshot, the node takes no more writes.
+    /// 0: it never looks.
+    pub min_free_space: u64,
 }
 
 /// `cluster`: replication of blocks and the health of DataServers.
@@ -287,7 +290,8 @@ impl Default for Database {
     fn default() -> Database {
         Database {
             dir: "./metadb".into(),
-            map_size: 64 * GIB,
+            map_size: TIB,
+            min_free_space: 512 * MIB,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! 5. [`actors`]: who owns what while the server runs. `raft_node` proposes, grants reads and forwards;
 //!    `store` applies; `data_servers` knows who is alive; `registrar` keeps this node in etcd; `scheduler`
 //!    ticks; `gateway` speaks gRPC to clients.
-//! 6. [`config`] and [`logging`]: `config.yaml` and the log.
+//! 6. [`config`], [`logging`] and [`space`]: `config.yaml`, the log, and what a full disk forbids.
 //! 7. [`node`]: the only wiring: builds, starts and stops the actors. `src/bin/metaserver.rs` runs it.
 //! 8. [`client`] and [`cli`]: the other side of the wire, and the command `minfs`.
 //! 9. [`dataserver`]: the server that keeps the blocks; shares nothing but the wire with the MetaServer.
@@ -29,4 +29,5 @@ pub mod node;
 mod planted;
 pub mod proto;
 pub mod raft;
+pub mod space;
 pub mod storage;

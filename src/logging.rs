@@ -357,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_costs_the_files_lines_alone() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let stderr = Lines::default();
+        let sink = Tee {
+            stderr: stderr.clone(),
+            file: full,
+        };
+        let logger = builder("info", None, Box::new(sink)).unwrap().build();
+        for message in ["one", "two"] {
+            let args = format_args!("{message}");
+            logger.log(&Record::builder().level(Level::Info).args(args).build());
+        }
+        let lines = stderr.0.lock().unwrap().clone();
+        assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 2);
+    }
+
+    #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let blocked = dir.path().join("file");

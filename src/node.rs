@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
@@ -24,11 +24,12 @@ use crate::actors::raft_node::messages::{HandOver, Subscribe};
 use crate::actors::raft_node::peer_service::PeerServer;
 use crate::actors::raft_node::peers::GrpcPeers;
 use crate::actors::raft_node::repeats::Memory;
+use crate::actors::raft_node::space::watch_space;
 use crate::actors::raft_node::{RaftNodeActor, RaftNodeSettings, watch_raft};
 use crate::actors::registrar::messages::Unregister;
 use crate::actors::registrar::{Registrar, RegistrarSettings};
 use crate::actors::scheduler::{SchedulerActor, SchedulerNeighbours, SchedulerSettings};
-use crate::actors::store::{CloseStore, StoreActor};
+use crate::actors::store::{AppliedIndex, CloseStore, StoreActor};
 use crate::config::NodeSettings;
 use crate::raft::channels::{Channels, server_builder};
 use crate::raft::config::{RaftSettings, openraft_config};
@@ -38,7 +39,8 @@ use crate::raft::network::Network;
 use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::{StateMachine, StateMachinePort};
 use crate::raft::{log_dir, snapshot_dir};
-use crate::storage::{Storage, StorageOptions};
+use crate::space::{self, Gauge, Level, Space, SpaceWatch, mebibytes};
+use crate::storage::{StateReader, Storage, StorageOptions};
 
 /// How long a clean stop may take to hand leadership over.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
@@ -71,6 +73,14 @@ pub enum NodeError {
     /// The node stopped by itself rather than answer from a state it cannot trust.
     #[error("the node cannot go on: {0}")]
     Fatal(String),
+    /// Likewise, and its disk is full: started again, it waits until there is space.
+    #[error("the node cannot go on, its disk is full ({free}): {why}")]
+    DiskFull {
+        /// What failed.
+        why: String,
+        /// How little space there is, and where.
+        free: String,
+    },
 }
 
 /// A running MetaServer.
@@ -82,6 +92,8 @@ pub struct Node {
     registrar: Addr<Registrar>,
     raft_server: JoinHandle<()>,
     watch: JoinHandle<()>,
+    watch_space: JoinHandle<()>,
+    gauge: Gauge,
     fatal: oneshot::Receiver<String>,
     /// Keeps the data directory locked.
     _identity: Identity,
@@ -89,7 +101,8 @@ pub struct Node {
 
 impl Node {
     /// Starts a MetaServer; with `bootstrap` it forms a cluster of `raft.peers` unless there is one.
-    /// To be called within an actix system.
+    /// To be called within an actix system. On a full disk it waits, and writes nothing, until there is
+    /// enough space to start.
     ///
     /// # Errors
     /// When the data directory or an address cannot be used, or what lies there cannot be read.
@@ -99,6 +112,7 @@ impl Node {
             dir: settings.data_dir.clone(),
             source,
         };
+        space::until_enough_to_start(&settings.data_dir).await;
         let identity = Identity::open(&settings.data_dir, &settings.name).map_err(data)?;
         let grpc_listener = listen(&settings.grpc_listen).await?;
         let raft_listener = listen(&settings.raft_listen).await?;
@@ -115,8 +129,24 @@ impl Node {
         let channels = Channels::default();
         let raft = start_raft(&settings, &identity, &channels, &store).await?;
 
+        let snapshots = snapshot_dir(&settings.data_dir);
+        let gauge = Gauge::new(
+            // An operator may have mounted a file system of its own at each.
+            vec![options.dir.join("lmdb"), log_dir(&options.dir), snapshots.clone()],
+            config.database.min_free_space,
+            reader.clone(),
+        );
+        let space_now = gauge.look(None).map_err(data)?;
+        let (space_sender, space) = watch::channel(space_now.clone());
+
         let peers = GrpcPeers::new(identity.clone(), channels);
-        let (raft_node, data_servers) = start_raft_node(&settings, &raft, &peers, &store, applied, &reader);
+        let (raft_node, data_servers) =
+            start_raft_node(&settings, &raft, &peers, &store, (applied, space_now), &reader);
+        let watch_space = actix::spawn(watch_space(
+            gauge.clone(),
+            space_sender,
+            raft_node.clone().recipient(),
+        ));
         let scheduler = SchedulerActor::new(
             SchedulerSettings {
                 heartbeat_timeout: config.cluster.heartbeat_timeout,
@@ -174,8 +204,8 @@ impl Node {
             raft_node.do_send(Subscribe(subscriber));
         }
 
-        let snapshots = snapshot_dir(&settings.data_dir);
-        let raft_server = RaftServer::new(raft.clone(), identity.clone(), &snapshots).map_err(data)?;
+        let raft_server =
+            RaftServer::new(raft.clone(), identity.clone(), &snapshots, space.clone()).map_err(data)?;
         let serve = server_builder()
             .add_service(raft_server.into_service())
             .add_service(PeerServer::service(
@@ -184,6 +214,7 @@ impl Node {
                 raft_node.clone().recipient(),
                 raft_node.clone().recipient(),
                 gateway.clone().recipient(),
+                space.clone(),
             ))
             .serve_with_incoming(TcpIncoming::from(raft_listener).with_nodelay(Some(true)));
         let raft_server = tokio::spawn(async move {
@@ -192,10 +223,16 @@ impl Node {
             }
         });
 
-        let membership = Membership::new(raft.clone(), identity.clone(), peers, config.raft.peers.clone());
+        let membership = Membership::new(
+            raft.clone(),
+            identity.clone(),
+            peers,
+            raft_node.clone().recipient(),
+            config.raft.peers.clone(),
+        );
         actix::spawn(membership.run(bootstrap));
         let (interval, threshold) = (config.raft.snapshot_interval, config.raft.snapshot_threshold);
-        actix::spawn(take_snapshots(raft.clone(), interval, threshold));
+        actix::spawn(take_snapshots(raft.clone(), interval, threshold, space.clone()));
         let (failed, fatal) = oneshot::channel();
         let silence = config.raft.timing().election_timeout_max * 2;
         let watched = watch_raft(raft.clone(), raft_node.clone(), silence);
@@ -220,6 +257,8 @@ impl Node {
             registrar,
             raft_server,
             watch,
+            watch_space,
+            gauge,
             fatal,
             _identity: identity,
         })
@@ -227,9 +266,18 @@ impl Node {
 
     /// Waits until the node cannot go on, and says why: an I/O error in the log or the state.
     pub async fn failed(&mut self) -> NodeError {
-        match (&mut self.fatal).await {
-            Ok(why) => NodeError::Fatal(why),
-            Err(_) => NodeError::Fatal("Raft has stopped".to_owned()),
+        let why = match (&mut self.fatal).await {
+            Ok(why) => why,
+            Err(_) => "Raft has stopped".to_owned(),
+        };
+        // It may have filled up since the last look.
+        match self.gauge.look(None) {
+            Ok(space) if space.is_used_up() => {
+                let (free, dir) = (mebibytes(space.measured.free), space.measured.dir.display());
+                let free = format!("{free} free in {dir}");
+                NodeError::DiskFull { why, free }
+            }
+            Ok(_) | Err(_) => NodeError::Fatal(why),
         }
     }
 
@@ -256,6 +304,7 @@ impl Node {
         }
         // Whoever uses Raft goes first. Peers' streams never end by themselves: nobody waits for them.
         self.watch.abort();
+        self.watch_space.abort();
         self.raft_server.abort();
         if let Err(error) = self.raft.shutdown().await {
             log::warn!("Raft did not stop cleanly: {error}");
@@ -315,8 +364,8 @@ fn start_raft_node(
     raft: &Raft,
     peers: &GrpcPeers,
     store: &Addr<StoreActor>,
-    applied: crate::actors::store::AppliedIndex,
-    reader: &crate::storage::StateReader,
+    (applied, space): (AppliedIndex, Space),
+    reader: &StateReader,
 ) -> (Addr<RaftNodeActor>, Addr<DataServersActor>) {
     let config = &settings.config;
     let (sender, mut data_servers) = oneshot::channel();
@@ -349,6 +398,7 @@ fn start_raft_node(
                 give: store.clone().recipient(),
             },
             applied,
+            space,
         )
     });
     match data_servers.try_recv() {
@@ -375,10 +425,18 @@ fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySetting
     }
 }
 
-/// Asks every `interval` whether enough entries were applied since the newest snapshot.
-async fn take_snapshots(raft: Raft, interval: Duration, threshold: u64) {
+/// Asks every `interval` whether enough entries were applied since the newest snapshot. Where space is low,
+/// that is asked at once, and a single one is enough: the log can be shortened behind the snapshot.
+async fn take_snapshots(raft: Raft, interval: Duration, threshold: u64, mut space: SpaceWatch) {
+    let is_low = |space: &Space| space.level > Level::Enough;
+    let mut low = false;
     loop {
-        tokio::time::sleep(interval).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            // No more news: the node is stopping.
+            Ok(_) = space.wait_for(is_low), if !low => {}
+        }
+        low = is_low(&space.borrow());
         let (running, applied, covered) = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -392,7 +450,19 @@ async fn take_snapshots(raft: Raft, interval: Duration, threshold: u64) {
         if !running {
             return;
         }
-        if applied.saturating_sub(covered) >= threshold && raft.trigger().snapshot().await.is_err() {
+        let enough = if low { 1 } else { threshold };
+        if applied.saturating_sub(covered) < enough {
+            continue;
+        }
+        let size = space.borrow().measured.state;
+        if !space.borrow().fits(size) {
+            log::warn!(
+                "no snapshot for now: there is no room for its {}; the log is not shortened meanwhile",
+                mebibytes(size)
+            );
+            continue;
+        }
+        if raft.trigger().snapshot().await.is_err() {
             return;
         }
     }

@@ -1,16 +1,21 @@
 //! The MetaServer: `metaserver --config config.yaml --port 9090 --raft-port 10090 [--bootstrap]`.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use minfs::config::{Config, NodeSettings, Overrides};
-use minfs::node::Node;
+use minfs::node::{Node, NodeError};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measured to be worth a fifth of the throughput of reads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Its disk was full. Whoever starts it again finds it waiting until there is space: `EX_TEMPFAIL` of
+/// sysexits.h.
+const DISK_FULL: u8 = 75;
 
 /// The metadata server of MinFS.
 #[derive(Debug, Parser)]
@@ -77,6 +82,19 @@ fn settings(arguments: Arguments) -> Result<NodeSettings, Box<dyn std::error::Er
     Ok(settings)
 }
 
+fn failure(error: &NodeError) -> ExitCode {
+    log::error!("{error}");
+    match error {
+        NodeError::DiskFull { .. } => ExitCode::from(DISK_FULL),
+        NodeError::Data { source, .. } if source.kind() == ErrorKind::StorageFull => {
+            ExitCode::from(DISK_FULL)
+        }
+        NodeError::Data { .. } | NodeError::Listen { .. } | NodeError::Raft(_) | NodeError::Fatal(_) => {
+            ExitCode::FAILURE
+        }
+    }
+}
+
 async fn serve(settings: NodeSettings, bootstrap: bool) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -84,20 +102,25 @@ async fn serve(settings: NodeSettings, bootstrap: bool) -> ExitCode {
         log::error!("cannot listen for signals");
         return ExitCode::FAILURE;
     };
-    let mut node = match Node::start(settings, bootstrap).await {
-        Ok(node) => node,
-        Err(error) => {
-            log::error!("{error}");
-            return ExitCode::FAILURE;
+    let told_to_stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     };
+    let mut told_to_stop = std::pin::pin!(told_to_stop);
+    // A start may wait long, for space on the disk.
+    let started = tokio::select! {
+        started = Node::start(settings, bootstrap) => started,
+        () = &mut told_to_stop => return ExitCode::SUCCESS,
+    };
+    let mut node = match started {
+        Ok(node) => node,
+        Err(error) => return failure(&error),
+    };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        error = node.failed() => {
-            log::error!("{error}");
-            return ExitCode::FAILURE;
-        }
+        () = told_to_stop => {}
+        error = node.failed() => return failure(&error),
     }
     node.stop().await;
     ExitCode::SUCCESS

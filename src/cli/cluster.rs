@@ -47,6 +47,11 @@ struct Node {
     /// Whether the members know it as one who votes; absent when no member's view is known.
     voter: Option<bool>,
     reachable: bool,
+    /// Bytes that are free on its disk.
+    free_space: Option<u64>,
+    /// Why it takes no writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes_refused: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -204,6 +209,10 @@ impl Node {
             incarnation: status.map(|status| status.incarnation.to_string()),
             voter: own.map(|member| member.voter),
             reachable: status.is_some(),
+            free_space: status.map(|status| status.free_space),
+            writes_refused: status
+                .map(|status| status.writes_refused.clone())
+                .filter(|why| !why.is_empty()),
             problem: None,
         }
     }
@@ -235,7 +244,10 @@ fn print_nodes(out: &mut Output, nodes: &[Node]) {
         .map(str::to_string),
     ];
     for node in nodes {
-        let reachable = match (&node.problem, node.reachable) {
+        let reachable = match (
+            node.problem.as_ref().or(node.writes_refused.as_ref()),
+            node.reachable,
+        ) {
             (Some(problem), true) => format!("yes: {problem}"),
             (None, true) => "yes".to_string(),
             (Some(problem), false) => format!("no: {problem}"),

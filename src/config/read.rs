@@ -25,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
     "database.dir",
     "database.badger_dir",
     "database.map_size",
+    "database.min_free_space",
     "cluster.default_replication",
     "cluster.heartbeat_timeout",
     "cluster.permanent_down_threshold",
@@ -159,10 +160,12 @@ fn database(mut part: Section, report: &mut Report) -> Database {
             format!("must be a multiple of 64 KiB, is {map_size} bytes"),
         );
     }
+    let min_free_space = part.bytes("min_free_space", defaults.min_free_space, 0..=1 << 47, report);
     part.finish(report);
     Database {
         dir: dir.or(old).map_or(defaults.dir, PathBuf::from),
         map_size,
+        min_free_space,
     }
 }
 

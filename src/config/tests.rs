@@ -87,8 +87,12 @@ fn the_defaults_are_those_of_the_contract() {
         (9090, seconds(5), 4096)
     );
     assert_eq!(
-        (c.database.dir.to_str(), c.database.map_size),
-        (Some("./metadb"), 64 << 30)
+        (
+            c.database.dir.to_str(),
+            c.database.map_size,
+            c.database.min_free_space
+        ),
+        (Some("./metadb"), 1 << 40, 512 << 20)
     );
     assert_eq!(
         (c.cluster.default_replication, c.cluster.max_file_size),
@@ -152,6 +156,7 @@ fn every_key_is_obeyed() {
     check("database.dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.badger_dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.map_size", "1GiB", &|c| c.database.map_size = 1 << 30);
+    check("database.min_free_space", "0", &|c| c.database.min_free_space = 0);
     check("cluster.default_replication", "2", &|c| {
         c.cluster.default_replication = 2
     });

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,9 @@ use pb::raft_service_client::RaftServiceClient;
 /// How long a follower may take for its next answer on the replication stream, at least: its disk may
 /// be busy, and to start over means to send everything again.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two attempts to give entries or a snapshot to a peer whose disk is full.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two warnings about one peer that refuses us.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -77,6 +81,7 @@ impl Network {
             target,
             node: node.clone(),
             heartbeats,
+            lacks_space: AtomicBool::new(false),
         }
     }
 }
@@ -100,6 +105,8 @@ pub struct PeerClient {
     node: Node,
     /// Only used for heartbeats, each a call of its own.
     heartbeats: bool,
+    /// Its last refusal was for a full disk.
+    lacks_space: AtomicBool,
 }
 
 impl PeerClient {
@@ -157,9 +164,14 @@ impl PeerClient {
     }
 
     fn refused(&self, status: &Status) -> RPCError<TypeConfig> {
+        self.lacks_space
+            .store(status.code() == Code::ResourceExhausted, Ordering::Relaxed);
         match status.code() {
             // Not a matter of time: an operator should know.
-            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+            Code::FailedPrecondition
+            | Code::InvalidArgument
+            | Code::Unimplemented
+            | Code::ResourceExhausted => {
                 self.warn(status.message());
             }
             _ => (),
@@ -372,8 +384,12 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         Err(NetworkError::from_string(format!("{} refuses to lead: {}", self.node, answer.reason)).into())
     }
 
-    // A peer that was restarted is found soon, one that is away for good costs a little.
+    // A peer that was restarted is found soon, one that is away for good costs a little. To one whose disk
+    // is full each attempt sends entries that it throws away.
     fn backoff(&self) -> Option<Backoff> {
+        if self.lacks_space.load(Ordering::Relaxed) {
+            return Some(Backoff::new(std::iter::repeat(FULL_DISK_PAUSE)));
+        }
         let first = [50, 100].map(Duration::from_millis);
         Some(Backoff::new(
             first

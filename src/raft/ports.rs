@@ -25,13 +25,17 @@ pub struct AppliedState {
 /// become durable together or not at all. Answers one outcome an entry.
 ///
 /// # Errors
-/// Any error is fatal: the node must stop, since its state no longer follows the log.
-#[derive(Debug, Message)]
+/// `StorageFull`: nothing was applied, and it may be asked again. Any other error is fatal: the node must
+/// stop, since its state no longer follows the log.
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "io::Result<Vec<BatchOutcome>>")]
 pub struct ApplyEntries(pub Vec<Entry>);
 
 /// Makes a snapshot of the state as it is when the message is handled, off the hot path. It is on
 /// disk, checksummed and the current one when the answer comes.
+///
+/// # Errors
+/// Nothing is left of it then. `StorageFull` when there is no room for it.
 #[derive(Debug, Message)]
 #[rtype(result = "io::Result<Snapshot>")]
 pub struct BuildSnapshot;
@@ -40,8 +44,9 @@ pub struct BuildSnapshot;
 /// before the answer: what is left under the temporary name afterwards is removed.
 ///
 /// # Errors
-/// `InvalidData` when the file does not match its checksum; the old state stays.
-#[derive(Debug, Message)]
+/// `InvalidData` when the file does not match its checksum; the old state stays. `StorageFull`: so it does,
+/// the file is where it was, and it may be asked again.
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "io::Result<()>")]
 pub struct InstallSnapshot(pub Snapshot);
 

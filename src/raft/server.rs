@@ -3,7 +3,7 @@
 //! The wiring makes it once openraft is built, and before openraft runs.
 //!
 //! Invariant: nothing reaches openraft that is not meant for this node (see [`call_metadata`]) or that
-//! does not decode to something a peer may send.
+//! does not decode to something a peer may send, nor what a full disk could not take.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,13 @@ use super::call_metadata;
 use super::channels::MAX_MESSAGE_BYTES;
 use super::convert::{AppendOutcome, DecodeError, Span, TransferOutcome, snapshot_from_meta};
 use super::identity::Identity;
-use super::ports::Snapshot;
+use super::ports::{Snapshot, SnapshotData};
 use super::snapshot_transfer::{self, Incoming, ReceiveError};
 use super::state_machine::{OpenraftSnapshot, StateMachine};
-use super::types::{LogId, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, LogId, TypeConfig, Vote};
 use crate::durable;
 use crate::proto::raft as pb;
+use crate::space::{Level, SpaceWatch, mebibytes};
 use pb::raft_service_server::{RaftService, RaftServiceServer};
 
 /// openraft, with our types.
@@ -36,21 +37,27 @@ pub struct RaftServer {
     raft: Raft,
     identity: Identity,
     snapshots: PathBuf,
+    room: Room,
 }
 
 impl RaftServer {
-    /// Serves `raft`; received snapshots go into the folder `snapshots`, which is made if it is
-    /// missing and cleared of what was left of transfers that a crash cut off.
+    /// Serves `raft`, as long as there is `space`; received snapshots go into the folder `snapshots`, which
+    /// is made if it is missing and cleared of what was left of transfers that a crash cut off.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn new(raft: Raft, identity: Identity, snapshots: &Path) -> io::Result<Self> {
+    pub fn new(raft: Raft, identity: Identity, snapshots: &Path, space: SpaceWatch) -> io::Result<Self> {
         durable::create_dir_all(snapshots)?;
         snapshot_transfer::remove_leftovers(snapshots)?;
+        let room = Room {
+            raft: raft.clone(),
+            space,
+        };
         Ok(RaftServer {
             raft,
             identity,
             snapshots: snapshots.to_owned(),
+            room,
         })
     }
 
@@ -95,6 +102,52 @@ impl RaftServer {
     }
 }
 
+/// Who says whether there is room for a request.
+#[derive(Clone)]
+struct Room {
+    raft: Raft,
+    space: SpaceWatch,
+}
+
+impl Room {
+    /// Refuses clients' writes when the disk is full: it must not come to a write that fails, which would
+    /// stop the node. The small entries of Raft's own (a new leader's first, memberships) are taken all the
+    /// same, without them there would be no leader to read from; so are heartbeats, which carry none, and
+    /// entries that are here already: with them a new leader finds out what we have.
+    fn check(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+        let space = self.space.borrow();
+        let shortage = match space.shortage() {
+            Some(shortage) if space.level == Level::Full => shortage,
+            _ => return Ok(()),
+        };
+        let last = self.raft.metrics().borrow_watched().last_log_index;
+        let new_write = |entry: &Entry| {
+            matches!(entry.payload, EntryPayload::Normal(_)) && Some(entry.log_id.index) > last
+        };
+        match request.entries.iter().any(new_write) {
+            true => Err(Status::resource_exhausted(format!(
+                "its disk is nearly full: {shortage}"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there is room for a snapshot: it is received beside what there is, and then copied to become
+    /// the state.
+    fn check_snapshot(&self, data: &SnapshotData) -> Result<(), Status> {
+        let space = self.space.borrow();
+        if space.fits(data.bytes.saturating_mul(2)) {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(format!(
+            "no room for a snapshot of {}, which takes twice that: {} free in {}",
+            mebibytes(data.bytes),
+            mebibytes(space.measured.free),
+            space.measured.dir.display()
+        )))
+    }
+}
+
 fn malformed(e: DecodeError) -> Status {
     Status::invalid_argument(e.to_string())
 }
@@ -116,7 +169,7 @@ impl RaftService for RaftServer {
         let failure = Failure::default();
         let answers = self
             .raft
-            .stream_append(requests(messages, failure.clone()))
+            .stream_append(requests(messages, self.room.clone(), failure.clone()))
             .map(|answer| {
                 let result = answer.map_err(stopped)?;
                 Ok(AppendOutcome::from(result).0)
@@ -130,6 +183,7 @@ impl RaftService for RaftServer {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
         let request = AppendEntriesRequest::try_from(self.admit(request)?).map_err(malformed)?;
+        self.room.check(&request)?;
         let span = Span::of(&request);
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
         let result = match answer {
@@ -179,6 +233,7 @@ impl RaftService for RaftServer {
             }));
         }
         self.consistent(vote, &snapshot)?;
+        self.room.check_snapshot(&snapshot.data)?;
         snapshot_transfer::receive(&snapshot.data, &incoming, chunks)
             .await
             .map_err(|e| match e {
@@ -186,7 +241,11 @@ impl RaftService for RaftServer {
                 ReceiveError::Broken(status) => status,
                 ReceiveError::Io(e) => {
                     log::error!("cannot receive a snapshot: {e}");
-                    Status::unavailable(format!("cannot receive a snapshot: {e}"))
+                    let message = format!("cannot receive a snapshot: {e}");
+                    match e.kind() {
+                        io::ErrorKind::StorageFull => Status::resource_exhausted(message),
+                        _ => Status::unavailable(message),
+                    }
                 }
             })?;
         self.consistent(vote, &snapshot)?; // time has passed
@@ -242,22 +301,28 @@ impl Failure {
     }
 }
 
-/// The requests of a stream, up to the first that is broken or makes no sense.
+/// The requests of a stream, up to the first that is broken, makes no sense, or finds no room.
 fn requests(
     messages: Streaming<pb::AppendRequest>,
+    room: Room,
     failure: Failure,
 ) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
-    futures::stream::unfold((messages, failure), |(mut messages, failure)| async move {
-        let request = match messages.message().await {
-            Ok(message) => AppendEntriesRequest::try_from(message?).map_err(malformed),
-            Err(status) => Err(status),
-        };
-        match request {
-            Ok(request) => Some((request, (messages, failure))),
-            Err(status) => {
-                failure.set(status);
-                None
+    futures::stream::unfold(
+        (messages, room, failure),
+        |(mut messages, room, failure)| async move {
+            let request = match messages.message().await {
+                Ok(message) => AppendEntriesRequest::try_from(message?)
+                    .map_err(malformed)
+                    .and_then(|request| room.check(&request).map(|()| request)),
+                Err(status) => Err(status),
+            };
+            match request {
+                Ok(request) => Some((request, (messages, room, failure))),
+                Err(status) => {
+                    failure.set(status);
+                    None
+                }
             }
-        }
-    })
+        },
+    )
 }

@@ -6,6 +6,8 @@
 //! closed mailbox is an error, and so stops openraft: a node whose state is gone must not go on.
 
 use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use actix::{Message, Recipient};
 use futures::{Stream, StreamExt};
@@ -23,6 +25,9 @@ const APPLY_BYTES: usize = 4 << 20;
 
 /// Entries that go into one transaction at most, for the same reason.
 const APPLY_ENTRIES: usize = 1024;
+
+/// Between two attempts to write the state to a full disk.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whoever owns the state, as openraft needs it.
 #[derive(Clone)]
@@ -59,7 +64,7 @@ impl StateMachine {
             entries, responders, ..
         } = std::mem::take(pending);
         let expected = entries.len();
-        let outcomes = ask(&self.port.apply, ApplyEntries(entries)).await?;
+        let outcomes = once_it_fits(&self.port.apply, ApplyEntries(entries)).await?;
         if outcomes.len() != expected {
             let message = format!("{} outcomes for {expected} entries", outcomes.len());
             return Err(io::Error::other(message));
@@ -111,6 +116,34 @@ where
     })?
 }
 
+/// Asks again and again while the disk is full: nothing was changed, so that nothing is lost by waiting but
+/// time. Any other error is final.
+async fn once_it_fits<M, T>(recipient: &Recipient<M>, message: M) -> io::Result<T>
+where
+    M: Message<Result = io::Result<T>> + Clone + Send + 'static,
+    T: Send + 'static,
+{
+    let mut said = false;
+    loop {
+        match ask(recipient, message.clone()).await {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                if !said {
+                    log::error!("the state stands still until there is disk space again: {e}");
+                    said = true;
+                }
+                tokio::time::sleep(FULL_DISK_PAUSE).await;
+            }
+            Ok(answer) => {
+                if said {
+                    log::info!("there was disk space again: the state goes on");
+                }
+                return Ok(answer);
+            }
+            failed => return failed,
+        }
+    }
+}
+
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = StateMachine;
@@ -139,7 +172,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
-        ask(
+        once_it_fits(
             &self.port.install_snapshot,
             InstallSnapshot(Snapshot {
                 meta: meta.clone(),
@@ -160,9 +193,14 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<OpenraftSnapshot> {
-        Ok(into_openraft(
-            ask(&self.port.build_snapshot, BuildSnapshot).await?,
-        ))
+        match ask(&self.port.build_snapshot, BuildSnapshot).await {
+            // To openraft every error is the end of the node; one that covers nothing changes nothing.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                log::error!("no snapshot was made, the disk is full: {e}");
+                Ok(covers_nothing())
+            }
+            built => Ok(into_openraft(built?)),
+        }
     }
 }
 
@@ -173,5 +211,19 @@ fn into_openraft(snapshot: Snapshot) -> OpenraftSnapshot {
     OpenraftSnapshot {
         meta: snapshot.meta,
         snapshot: snapshot.data,
+    }
+}
+
+/// What stands for a snapshot that was not made: openraft takes note of what is newer than what it has, and
+/// of nothing else.
+fn covers_nothing() -> OpenraftSnapshot {
+    OpenraftSnapshot {
+        meta: SnapshotMeta::default(),
+        snapshot: SnapshotData {
+            path: PathBuf::new(),
+            bytes: 0,
+            checksum: 0,
+            version: 0,
+        },
     }
 }

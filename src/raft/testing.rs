@@ -50,6 +50,8 @@ pub(crate) struct MemStore {
     applied: AppliedState,
     batches: Vec<Bytes>,
     current: Option<Snapshot>,
+    disk_is_full: bool,
+    refused: usize,
 }
 
 impl MemStore {
@@ -63,6 +65,8 @@ impl MemStore {
             applied: empty,
             batches: Vec::new(),
             current: None,
+            disk_is_full: false,
+            refused: 0,
         }
         .start()
     }
@@ -96,6 +100,31 @@ impl Handler<Batches> for MemStore {
     }
 }
 
+/// Tells a [`MemStore`] that its disk is full, or is so no more; answers how often it has refused
+/// something for that.
+#[derive(actix::Message)]
+#[rtype(result = "usize")]
+pub(crate) struct DiskIsFull(pub(crate) bool);
+
+impl Handler<DiskIsFull> for MemStore {
+    type Result = usize;
+
+    fn handle(&mut self, DiskIsFull(full): DiskIsFull, _: &mut Context<Self>) -> usize {
+        self.disk_is_full = full;
+        self.refused
+    }
+}
+
+impl MemStore {
+    fn room(&mut self) -> io::Result<()> {
+        if !self.disk_is_full {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(io::ErrorKind::StorageFull.into())
+    }
+}
+
 impl Handler<GetAppliedState> for MemStore {
     type Result = io::Result<AppliedState>;
 
@@ -108,6 +137,7 @@ impl Handler<ApplyEntries> for MemStore {
     type Result = io::Result<Vec<BatchOutcome>>;
 
     fn handle(&mut self, ApplyEntries(entries): ApplyEntries, _: &mut Context<Self>) -> Self::Result {
+        self.room()?;
         let outcomes = vec![BatchOutcome::default(); entries.len()];
         for entry in entries {
             match entry.payload {
@@ -143,6 +173,7 @@ impl Handler<BuildSnapshot> for MemStore {
     type Result = io::Result<Snapshot>;
 
     fn handle(&mut self, _: BuildSnapshot, _: &mut Context<Self>) -> Self::Result {
+        self.room()?;
         let bytes = encode(&self.batches);
         let index = self.applied.last_applied.map_or(0, |id| id.index);
         let path = self.snapshots.join(format!("{index}.snapshot"));
@@ -173,6 +204,7 @@ impl Handler<InstallSnapshot> for MemStore {
         InstallSnapshot(mut snapshot): InstallSnapshot,
         _: &mut Context<Self>,
     ) -> Self::Result {
+        self.room()?;
         let bytes = fs::read(&snapshot.data.path)?;
         if xxh3_64(&bytes) != snapshot.data.checksum {
             return Err(io::Error::new(

@@ -20,7 +20,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use super::snapshot::Prepared;
 use super::tables::{self, Layout, StateTxn, StateView, TABLES};
-use super::{Progress, StorageError};
+use super::{Progress, StateSize, StorageError};
 use crate::durable;
 
 /// The version of the directory's layout, in the first line of `STATE`.
@@ -28,6 +28,15 @@ const VERSION: &str = "minfs-state 1";
 
 /// Readers that may be open at once; each takes a slot of LMDB's reader table.
 const MAX_READERS: u32 = 4096;
+
+/// What LMDB's reader table takes: a cache line each, and what it keeps of itself.
+const READER_TABLE_BYTES: u64 = 64 * MAX_READERS as u64 + 4096;
+
+/// The least address space that is asked for; what a state takes in the end is never near it.
+const ADDRESS_SPACE: u64 = 1 << 40;
+
+/// The least that is worth having where address space is limited.
+const LEAST_ADDRESS_SPACE: u64 = 1 << 30;
 
 /// What `STATE` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,32 +215,28 @@ impl StateDir {
 pub struct Generation {
     env: Env<WithoutTls>,
     layout: Layout,
+    /// Bytes that the records may take.
+    limit: u64,
     dir: PathBuf,
     remove: AtomicBool,
 }
 
 impl Generation {
-    /// Opens or creates the database in `dir`.
+    /// Opens or creates the database in `dir`, for a state that is to take `map_size` bytes at most.
     pub(super) fn open(dir: &Path, map_size: u64) -> Result<Self, StorageError> {
         fs::create_dir_all(dir).map_err(StorageError::io(dir))?;
-        let map_size = usize::try_from(map_size)
-            .map_err(|_| StorageError::Corrupt(format!("map size {map_size} is beyond this machine")))?;
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options
-            .map_size(map_size)
-            .max_dbs(TABLES)
-            .max_readers(MAX_READERS);
-        // SAFETY: the data directory is locked by this process, so nobody else changes the file under
-        // the map, and NO_SYNC is what the module's rule is for.
-        let env = unsafe {
-            options
-                .flags(EnvFlags::NO_SYNC | EnvFlags::NO_READ_AHEAD)
-                .open(dir)?
-        };
+        // Whoever reads writes into its slot of the reader table, through a map: where a page of the file
+        // had no place on the disk and the disk were full, the process would be killed. (Not later: to
+        // close a file takes LMDB's lock of it away.)
+        let lock = dir.join("lock.mdb");
+        allocate(&lock, READER_TABLE_BYTES).map_err(StorageError::io(&lock))?;
+        let (env, address_space) = map(dir, map_size)?;
         let layout = Layout::create(&env)?;
         Ok(Generation {
             env,
             layout,
+            // A transaction copies what it changes: there must be room for that, too.
+            limit: map_size.min(address_space / 4 * 3),
             dir: dir.to_owned(),
             remove: AtomicBool::new(false),
         })
@@ -260,6 +265,13 @@ impl Generation {
         Ok(())
     }
 
+    pub(super) fn size(&self) -> Result<StateSize, StorageError> {
+        Ok(StateSize {
+            bytes: self.view()?.bytes()?,
+            limit: self.limit,
+        })
+    }
+
     pub(super) fn bytes_on_disk(&self) -> u64 {
         self.env.real_disk_size().unwrap_or(0)
     }
@@ -275,6 +287,61 @@ impl Drop for Generation {
         if self.remove.load(Ordering::Relaxed) {
             remove_dir(&self.dir);
         }
+    }
+}
+
+/// Opens LMDB in `dir` with an address space of twice `map_size` or more, or with what there is of it; says
+/// how much that is.
+fn map(dir: &Path, map_size: u64) -> Result<(Env<WithoutTls>, u64), StorageError> {
+    let wanted = map_size.saturating_mul(2).max(ADDRESS_SPACE);
+    // A limit is for the whole process; and while a snapshot is installed, there are two maps.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let mut bytes = wanted.min(limit.map_or(u64::MAX, |limit| (limit / 8).max(LEAST_ADDRESS_SPACE)));
+    loop {
+        bytes -= bytes % (64 << 10);
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options
+            .map_size(usize::try_from(bytes).unwrap_or(usize::MAX))
+            .max_dbs(TABLES)
+            .max_readers(MAX_READERS);
+        // SAFETY: the data directory is locked by this process, so nobody else changes the file under
+        // the map, and NO_SYNC is what the module's rule is for.
+        let opened = unsafe {
+            options
+                .flags(EnvFlags::NO_SYNC | EnvFlags::NO_READ_AHEAD)
+                .open(dir)
+        };
+        match opened {
+            Ok(env) => {
+                if bytes < map_size.saturating_mul(2) {
+                    log::warn!(
+                        "address space is limited: the state has {} MiB of it, and may take three quarters of \
+                         that (ulimit -v)",
+                        bytes >> 20
+                    );
+                }
+                return Ok((env, bytes));
+            }
+            Err(heed::Error::Io(error))
+                if error.kind() == io::ErrorKind::OutOfMemory && bytes / 2 >= LEAST_ADDRESS_SPACE =>
+            {
+                bytes /= 2;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Gives the first `bytes` of a file their place on the disk, where the file system can.
+fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

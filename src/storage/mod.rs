@@ -79,6 +79,10 @@ impl From<StorageError> for io::Error {
             StorageError::Decode { .. } | StorageError::Corrupt(_) => {
                 io::Error::new(io::ErrorKind::InvalidData, error.to_string())
             }
+            // Above all a full disk must be known for one.
+            StorageError::Database(heed::Error::Io(ref source)) => {
+                io::Error::new(source.kind(), error.to_string())
+            }
             StorageError::Database(_) => io::Error::other(error.to_string()),
         }
     }
@@ -120,12 +124,22 @@ pub struct Storage {
     snapshots: snapshot::SnapshotStore,
 }
 
+/// How large the state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSize {
+    /// Bytes that its records take; the file may be larger, a snapshot is not.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub limit: u64,
+}
+
 /// Where to find the state, and how large it may grow.
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
     /// The data directory: the state lies in `lmdb/`, snapshots in `raft/snapshots/`.
     pub dir: PathBuf,
-    /// LMDB's map: address space, not memory or disk. Bytes.
+    /// What the state may take, in bytes. LMDB's map, which is address space and neither memory nor disk, is
+    /// made so much larger that whoever minds this limit never meets the map's end.
     pub map_size: u64,
 }
 
@@ -275,6 +289,14 @@ impl StateReader {
         let generation = self.current.load_full();
         let view = generation.view()?;
         read(&view)
+    }
+
+    /// How large the state is, and may be.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn size(&self) -> Result<StateSize, StorageError> {
+        self.current.load_full().size()
     }
 
     /// Bytes that the state takes on disk.

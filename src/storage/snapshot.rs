@@ -127,7 +127,11 @@ impl SnapshotStore {
         );
         fs::rename(data, &path).map_err(StorageError::io(&path))?;
         durable::sync_dir(&self.dir)?;
-        durable::replace_file(&meta_path, &encode_meta(&meta))?;
+        if let Err(error) = durable::replace_file(&meta_path, &encode_meta(&meta)) {
+            // The caller still has it, then, to remove or to try again.
+            let _ = fs::rename(&path, data);
+            return Err(error.into());
+        }
         for old in self.file_names()? {
             let stem = old
                 .strip_suffix(".mdb")
@@ -256,24 +260,33 @@ impl Prepare {
                 meta.last_log_id
             )));
         }
-        let is_kept = store.current()?.is_some_and(|current| current.path == path);
-        let kept = match is_kept {
-            true => path,
-            false => {
-                fs::File::open(&path)
-                    .and_then(|file| file.sync_all())
-                    .map_err(StorageError::io(&path))?;
-                store.keep(&path, meta)?.path
-            }
-        };
-        // What a crash left of an earlier attempt.
-        remove_if_there(&next.dir)?;
-        fs::create_dir_all(&next.dir).map_err(StorageError::io(&next.dir))?;
-        fs::copy(&kept, next.dir.join("data.mdb")).map_err(StorageError::io(&next.dir))?;
-        let generation = Generation::open(&next.dir, next.map_size)?;
+        // The copy is what may not fit, so it comes first: it can be tried again.
+        let generation = next.fill(&path)?;
+        if store.current()?.is_none_or(|current| current.path != path) {
+            fs::File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(StorageError::io(&path))?;
+            store.keep(&path, meta)?;
+        }
         Ok(Prepared {
             number: next.number,
             generation,
+        })
+    }
+}
+
+impl NextGeneration {
+    /// Makes a database of a copy of `data`; nothing is left of one that failed.
+    fn fill(&self, data: &Path) -> Result<Generation, StorageError> {
+        let filled = || {
+            // What a crash left of an earlier attempt.
+            remove_if_there(&self.dir)?;
+            fs::create_dir_all(&self.dir).map_err(StorageError::io(&self.dir))?;
+            fs::copy(data, self.dir.join("data.mdb")).map_err(StorageError::io(&self.dir))?;
+            Generation::open(&self.dir, self.map_size)
+        };
+        filled().inspect_err(|_| {
+            let _ = remove_if_there(&self.dir);
         })
     }
 }

@@ -94,6 +94,31 @@ impl Layout {
         }
         Ok(layout)
     }
+
+    fn all(&self) -> [Table; TABLES as usize] {
+        let Layout {
+            entries,
+            runs,
+            moved,
+            servers,
+            garbage,
+            detached,
+            requests,
+            request_order,
+            meta,
+        } = *self;
+        [
+            entries,
+            runs,
+            moved,
+            servers,
+            garbage,
+            detached,
+            requests,
+            request_order,
+            meta,
+        ]
+    }
 }
 
 fn entry_key(parent: InodeId, name: &str) -> Vec<u8> {
@@ -127,6 +152,17 @@ impl<'e> StateView<'e> {
             layout,
             txn: env.read_txn()?,
         })
+    }
+
+    /// Bytes of the pages that records lie in.
+    pub(super) fn bytes(&self) -> Result<u64, StorageError> {
+        let mut bytes = 0;
+        for table in self.layout.all() {
+            let stat = table.stat(&self.txn)?;
+            let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+            bytes += pages as u64 * u64::from(stat.page_size);
+        }
+        Ok(bytes)
     }
 
     /// How far the state has come.

@@ -34,11 +34,12 @@ use rand::rngs::StdRng;
 
 use clients::{Clients, Ground};
 use history::History;
-use machine::{Preload, SmallDisk};
+use machine::Preload;
 use nemesis::{Nemesis, Schedule};
 use support::cluster::{Cluster, Setup, turn};
 use support::data_servers::Fleet;
 use support::network::Network;
+use support::small_disk::SmallDisk;
 
 /// A number from the environment.
 fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
@@ -135,6 +136,7 @@ impl Run {
             places: network.as_ref().map(Network::places).unwrap_or_default(),
             // Often enough that nodes that were away come back through snapshots, too.
             snapshot_threshold: 2000,
+            database: nemesis::DATABASE,
             ..Setup::default()
         });
         for n in cluster.all() {
@@ -142,7 +144,7 @@ impl Run {
             cluster.environment(n, "MINFS_PLANTED_BUG", Path::new(bug.unwrap_or_default()));
         }
         let small = (seed % 3) as usize;
-        let disk = SmallDisk::mount(cluster.data_dir(small));
+        let disk = SmallDisk::mount(cluster.data_dir(small), nemesis::DISK_SIZE);
         let mut preload = Preload::install(&mut cluster);
         cluster.bootstrap(0);
         for n in 1..cluster.len() {
@@ -160,6 +162,7 @@ impl Run {
             network: network.as_ref(),
             preload: &mut preload,
             disk: disk.as_ref().map(|disk| (small, disk)),
+            left: 0,
             history: &history,
             random: StdRng::seed_from_u64(!seed),
             loses: *bugged,

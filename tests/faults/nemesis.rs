@@ -17,9 +17,10 @@ use rand::{RngExt, SeedableRng};
 
 use crate::bytes::Unflushed;
 use crate::history::History;
-use crate::machine::{Preload, SmallDisk};
+use crate::machine::Preload;
 use crate::support::cluster::{Cluster, members};
 use crate::support::network::Network;
+use crate::support::small_disk::SmallDisk;
 
 /// After a fault is healed, a change is acknowledged within this time; far beyond what is promised,
 /// since the machine may be busy.
@@ -27,6 +28,19 @@ const RECOVERY: Duration = Duration::from_secs(20);
 
 /// Within this time a node that was away has what the others have.
 const CATCH_UP: Duration = Duration::from_secs(40);
+
+/// How many MiB the one small disk has: enough for the state and the log of a long run.
+pub const DISK_SIZE: u64 = 256;
+
+/// What nodes want to be left of their disks, so that it can be taken from them.
+pub const DATABASE: &str = "{ min_free_space: 24MiB }";
+
+/// How a node's process ends whose disk was full before it saw it.
+const DISK_FULL: i32 = 75;
+
+/// What is left of a disk that is filled, in MiB: the node takes no writes of its own clients; no writes at
+/// all; not a byte, which it may be too late to notice.
+const LEFT: [u64; 4] = [20, 4, 4, 0];
 
 /// What can be done to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -243,6 +257,8 @@ pub struct Nemesis<'c> {
     pub preload: &'c mut Preload,
     /// The node that has one, and its disk.
     pub disk: Option<(usize, &'c SmallDisk)>,
+    /// What was left of it, the last time that it was filled.
+    pub left: u64,
     pub history: &'c Arc<History>,
     /// Decides where the schedule leaves a choice.
     pub random: StdRng,
@@ -268,8 +284,9 @@ impl Nemesis<'_> {
             self.preload.follow();
             let struck = self.history.now();
             let node = self.strike(fault, leader, follower).await;
-            self.watch(lasts, (fault == Fault::DiskFull).then_some(node).flatten())
-                .await;
+            // A node whose disk has filled up faster than it could see stops.
+            let may_end = fault == Fault::DiskFull && self.left == 0;
+            self.watch(lasts, may_end.then_some(node).flatten()).await;
             let stopped = self.heal(fault, node).await;
             let healed = self.history.now();
             self.strikes.push(Strike {
@@ -311,7 +328,8 @@ impl Nemesis<'_> {
             }
             Fault::DiskFull => {
                 let (node, disk) = self.disk.expect("scheduled only with a small disk");
-                disk.fill();
+                self.left = LEFT[self.random.random_range(0..LEFT.len())];
+                disk.fill(self.left);
                 return Some(node);
             }
             Fault::KillLeader
@@ -430,10 +448,16 @@ impl Nemesis<'_> {
                 if let Some((_, disk)) = self.disk {
                     disk.free();
                 }
-                // A node stops when its disk fails; an operator frees the disk and starts it again.
-                stopped = self.cluster.ended(n).is_some();
-                if stopped {
+                // Whoever looks after the processes starts it again.
+                let ended = self.cluster.ended(n);
+                stopped = ended.is_some();
+                if let Some(how) = ended {
                     self.preload.process_ended(n);
+                    if self.left > 0 || how.code() != Some(DISK_FULL) {
+                        let left = self.left;
+                        self.findings
+                            .push(format!("node {n}, with {left} MiB left, ended by itself: {how}"));
+                    }
                     self.cluster.start(n);
                 }
             }

@@ -58,6 +58,8 @@ pub struct Setup {
     pub snapshot_interval: &'static str,
     /// `raft.snapshot_threshold`.
     pub snapshot_threshold: u64,
+    /// `database`, in YAML's flow style.
+    pub database: &'static str,
     /// `cluster`, in YAML's flow style.
     pub cluster: &'static str,
     /// `scheduler`, in YAML's flow style.
@@ -87,6 +89,7 @@ impl Default for Setup {
             reads: "linearizable",
             snapshot_interval: "120s",
             snapshot_threshold: 8192,
+            database: "{}",
             cluster: "{}",
             scheduler: "{}",
             places: vec![],
@@ -171,6 +174,7 @@ impl Cluster {
             reads,
             snapshot_interval,
             snapshot_threshold,
+            database,
             cluster,
             scheduler,
             ..
@@ -180,6 +184,7 @@ impl Cluster {
              raft:\n  peers:\n{peers}  \
              snapshot_interval: {snapshot_interval}\n  \
              snapshot_threshold: {snapshot_threshold}\n\
+             database: {database}\n\
              cluster: {cluster}\n\
              scheduler: {scheduler}\n\
              logging: {{ level: info, file: \"\" }}\n\

@@ -289,6 +289,7 @@ impl Shared {
             Code::Unknown,
             Code::Cancelled,
             Code::Internal,
+            Code::ResourceExhausted,
         ];
         assert!(honest.contains(&failed.status.code()), "{path}: {failed:?}");
         self.book.lock().unwrap().failed.push(failed);

@@ -8,4 +8,5 @@ pub mod etcd;
 pub mod load;
 pub mod minfs;
 pub mod network;
+pub mod small_disk;
 pub mod wait;

@@ -361,9 +361,12 @@ fn registration_outcome(answer: Result<Applied, ProposeError>) -> Registered {
         ))),
         Ok(Err(refusal)) | Err(ProposeError::Refused(refusal)) => Err(HeartbeatError::Refused(refusal)),
         Err(ProposeError::NotLeader(_)) => Err(HeartbeatError::NotLeader),
-        Err(error @ (ProposeError::Unavailable(_) | ProposeError::Unknown(_) | ProposeError::Overloaded)) => {
-            Err(HeartbeatError::Unavailable(error.to_string()))
-        }
+        Err(
+            error @ (ProposeError::Unavailable(_)
+            | ProposeError::Unknown(_)
+            | ProposeError::Overloaded
+            | ProposeError::NoSpace(_)),
+        ) => Err(HeartbeatError::Unavailable(error.to_string())),
     }
 }
 

@@ -82,6 +82,9 @@ impl Shared {
             state_bytes: self.state.bytes_on_disk(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            free_space: status.space.measured.free,
+            wanted_space: status.space.wanted,
+            writes_refused: status.writes_refused.unwrap_or_default(),
         })
     }
 }

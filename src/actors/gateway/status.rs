@@ -143,7 +143,9 @@ fn describe(failure: &Failure) -> (Code, String) {
             (Code::Unavailable, error.to_string())
         }
         Failure::Propose(error @ ProposeError::Unknown(_)) => (Code::DeadlineExceeded, error.to_string()),
-        Failure::Propose(error @ ProposeError::Overloaded) => (Code::ResourceExhausted, error.to_string()),
+        Failure::Propose(error @ (ProposeError::Overloaded | ProposeError::NoSpace(_))) => {
+            (Code::ResourceExhausted, error.to_string())
+        }
         Failure::Read(error @ (ReadError::NoLeader(_) | ReadError::Unavailable(_))) => {
             (Code::Unavailable, error.to_string())
         }
@@ -261,6 +263,11 @@ mod tests {
                 Failure::Propose(ProposeError::Overloaded),
                 ResourceExhausted,
                 "too many proposals in flight",
+            ),
+            (
+                Failure::Propose(ProposeError::NoSpace("x".into())),
+                ResourceExhausted,
+                "x",
             ),
             (
                 Failure::Read(ReadError::NoLeader(None)),

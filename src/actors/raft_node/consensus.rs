@@ -3,6 +3,7 @@
 //! The port is small so that the node's own rules (batching, forwarding, outcomes) can be tested
 //! without a cluster.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,9 +31,9 @@ pub trait Consensus {
         timeout: Duration,
     ) -> LocalBoxFuture<'static, Result<u64, ReadIndexError>>;
 
-    /// Hands leadership to the follower that is furthest, and waits until somebody else leads.
-    /// Answers whether that is so in the end, or nobody else could.
-    fn hand_over(&self, timeout: Duration) -> LocalBoxFuture<'static, bool>;
+    /// Hands leadership to the follower that is furthest and not `unfit`, and waits until somebody else
+    /// leads. Answers whether that is so in the end, or nobody else could.
+    fn hand_over(&self, timeout: Duration, unfit: BTreeSet<NodeId>) -> LocalBoxFuture<'static, bool>;
 
     /// Where this node stands; the node's own name is for the caller to fill in.
     fn status(&self) -> RaftStatus;
@@ -114,13 +115,14 @@ impl Consensus for Openraft {
         .boxed_local()
     }
 
-    fn hand_over(&self, timeout: Duration) -> LocalBoxFuture<'static, bool> {
+    fn hand_over(&self, timeout: Duration, unfit: BTreeSet<NodeId>) -> LocalBoxFuture<'static, bool> {
         let raft = self.raft.clone();
         async move {
             let deadline = tokio::time::Instant::now() + timeout;
             let me = *raft.node_id();
             // Not in the head of the loop, where it would hold the lock on the metrics through all of it.
-            let successors = successors(&raft.metrics().borrow_watched());
+            let mut successors = successors(&raft.metrics().borrow_watched());
+            successors.retain(|successor| !unfit.contains(successor));
             if successors.is_empty() {
                 log::info!("there is no other voter to hand leadership to");
                 return true;
@@ -226,7 +228,7 @@ fn status(metrics: &RaftMetrics<TypeConfig>) -> RaftStatus {
             .as_ref()
             .and_then(|all| all.get(id)?.map(|matched| matched.index))
     };
-    let voters: std::collections::BTreeSet<_> = metrics.membership_config.voter_ids().collect();
+    let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
     let members = metrics
         .membership_config
         .nodes()

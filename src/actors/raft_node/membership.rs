@@ -12,10 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use actix::Recipient;
 use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 
+use super::messages::{PeerSpace, PeersSpace};
 use super::peers::GrpcPeers;
 use crate::config::Peer;
 use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
@@ -45,6 +47,8 @@ pub struct Found {
     pub cluster: Option<ClusterId>,
     /// It would form a cluster too.
     pub bootstrap: bool,
+    /// What it says of its disk.
+    pub space: PeerSpace,
 }
 
 impl Found {
@@ -66,6 +70,8 @@ pub struct Membership {
     raft: Raft,
     identity: Identity,
     peers: GrpcPeers,
+    /// Is told, while this node leads, what peers say of their disks.
+    space: Recipient<PeersSpace>,
     /// As configured, this node included.
     configured: Vec<Peer>,
     /// What a learner must have before it may vote: the commit index when the leader last looked.
@@ -75,12 +81,19 @@ pub struct Membership {
 
 impl Membership {
     /// For the cluster of `configured`, this node included.
-    pub fn new(raft: Raft, identity: Identity, peers: GrpcPeers, configured: Vec<Peer>) -> Self {
+    pub fn new(
+        raft: Raft,
+        identity: Identity,
+        peers: GrpcPeers,
+        space: Recipient<PeersSpace>,
+        configured: Vec<Peer>,
+    ) -> Self {
         let (goals, said) = Default::default();
         Membership {
             raft,
             identity,
             peers,
+            space,
             configured,
             goals,
             said,
@@ -150,6 +163,9 @@ impl Membership {
                 incarnation: answer.incarnation,
                 cluster,
                 bootstrap: answer.bootstrap,
+                space: PeerSpace {
+                    low: Some(answer.low_on_space).filter(|low| !low.is_empty()),
+                },
             });
         }
         found
@@ -278,10 +294,13 @@ impl Membership {
             self.goals.clear();
             return;
         }
+        let found = self.find_peers().await;
+        let spaces = found.iter().map(|peer| (peer.incarnation, peer.space.clone()));
+        // Past the mailbox's bound: rare, and wanted most when the Raft node has much to do.
+        self.space.do_send(PeersSpace(spaces.collect()));
         if metrics.membership_config != metrics.committed_membership_config {
             return;
         }
-        let found = self.find_peers().await;
         let mut members = Vec::new();
         for peer in found {
             if metrics
@@ -306,6 +325,7 @@ impl Membership {
                 incarnation,
                 cluster: Some(cluster),
                 bootstrap: false,
+                space: PeerSpace { low: None },
             });
         }
         match next_change(&metrics, &members, &mut self.goals) {

@@ -6,6 +6,7 @@ use actix::Message;
 
 use crate::domain::command::{Applied, Op, Origin, Refusal, RequestId};
 use crate::raft::types::{Node, NodeId};
+use crate::space::Space;
 
 /// News: who leads, as this node sees it. Sent to every subscriber at start and on every change.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
@@ -100,6 +101,9 @@ pub enum ProposeError {
     /// Too many proposals wait.
     #[error("too many proposals in flight")]
     Overloaded,
+    /// It did not happen: there is no disk space for it.
+    #[error("{0}")]
+    NoSpace(String),
 }
 
 /// Asks leave for a read. When the answer is `Ok`, an LMDB read transaction opened on this node sees
@@ -153,6 +157,23 @@ pub struct HandOver {
     pub within: std::time::Duration,
 }
 
+/// News: how much disk space this node has. Sent several times a second.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct SpaceMeasured(pub Space);
+
+/// News for a leader: what those peers that could be asked say of their disks.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PeersSpace(pub Vec<(NodeId, PeerSpace)>);
+
+/// What a peer says of its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpace {
+    /// How little space it has, if it has too little.
+    pub low: Option<String>,
+}
+
 /// From now on, tell this one who leads: at once, and on every change.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
@@ -172,6 +193,10 @@ pub struct NodeStatus {
     pub cluster_id: Option<String>,
     /// What Raft says.
     pub raft: RaftStatus,
+    /// What its disk allows.
+    pub space: Space,
+    /// Why it takes no writes now, if it takes none.
+    pub writes_refused: Option<String>,
 }
 
 /// Where Raft stands on this node.

@@ -3,13 +3,14 @@
 //! Proposals wait in one queue (`proposals`). While this node leads, those that wait together
 //! share a log entry, and a few entries may be under way at once; while it follows, they are sent to
 //! the leader in the same portions, under request ids, so that they can be repeated at the next
-//! leader. Reads wait for rounds (`reads`). [`consensus`] and [`peers`] are what it needs of
+//! leader. Reads wait for rounds (`reads`). Where disk space is short, [`space`] decides. [`consensus`] and [`peers`] are what it needs of
 //! openraft and of other nodes; [`membership`] forms the cluster and keeps it complete.
 //!
 //! It is told who leads by the task in [`watch_raft`] and tells its subscribers. What it believes of
 //! leadership is only ever a hint for routing: openraft decides, and a proposal sent to the wrong
 //! place comes back and is sent again.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::domain::command::{AllocationPlan, Op, Refusal};
 use crate::proto::convert::encode_batch;
 use crate::raft::server::Raft;
 use crate::raft::types::Batch;
+use crate::space::Space;
 
 pub mod consensus;
 pub mod membership;
@@ -37,6 +39,7 @@ mod planted;
 mod proposals;
 mod reads;
 pub mod repeats;
+pub mod space;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +49,7 @@ use peers::{PeerError, Peers, ProposalResult};
 use proposals::{Proposal, Queue, Route};
 use reads::{Rounds, WaitingRead};
 use repeats::Memory;
+use space::SpaceBook;
 
 /// Log entries of commands that may be under way at once: the next one fills while these are written.
 const ENTRIES_IN_FLIGHT: usize = 4;
@@ -85,12 +89,13 @@ pub struct RaftNodeActor {
     queue: Queue,
     in_flight: usize,
     rounds: Rounds,
+    space: SpaceBook,
     /// Something came back: wait for news, or a moment, before it is sent again.
     held: bool,
 }
 
 impl RaftNodeActor {
-    /// A node that knows no leader yet.
+    /// A node that knows no leader yet, and how much disk space it has.
     pub fn new(
         settings: RaftNodeSettings,
         consensus: Rc<dyn Consensus>,
@@ -98,6 +103,7 @@ impl RaftNodeActor {
         plan: Recipient<PlanAllocation>,
         memory: Memory,
         applied: AppliedIndex,
+        space: Space,
     ) -> Self {
         RaftNodeActor {
             settings,
@@ -112,6 +118,7 @@ impl RaftNodeActor {
             queue: Queue::default(),
             in_flight: 0,
             rounds: Rounds::default(),
+            space: SpaceBook::new(space),
             held: false,
         }
     }
@@ -140,7 +147,9 @@ impl RaftNodeActor {
         }
         match route {
             Route::Local => {
-                self.write(ctx);
+                if self.mind_space(ctx) {
+                    self.write(ctx);
+                }
                 self.confirm_reads(ctx);
             }
             Route::Leader(leader) => {
@@ -334,9 +343,9 @@ impl RaftNodeActor {
             match result {
                 Ok(applied) => proposal.answer(Ok(applied)),
                 Err(ProposeError::Refused(refusal)) => proposal.answer(Err(ProposeError::Refused(refusal))),
-                Err(ProposeError::Overloaded) => {
+                Err(error @ (ProposeError::Overloaded | ProposeError::NoSpace(_))) => {
                     proposal.had_no_effect();
-                    proposal.answer(Err(ProposeError::Overloaded));
+                    proposal.not_done(error);
                 }
                 Err(ProposeError::NotLeader(_) | ProposeError::Unavailable(_)) => {
                     proposal.had_no_effect();
@@ -511,6 +520,9 @@ impl Handler<LeadershipChanged> for RaftNodeActor {
         } else if news.role == Role::Follower && self.leadership.role != Role::Follower {
             log::info!(">>> This node became FOLLOWER <<<");
         }
+        if leads != led {
+            self.space.leads(leads, Instant::now());
+        }
         self.leadership = news;
         self.held = false;
         self.epoch.send_modify(|epoch| *epoch += 1);
@@ -547,6 +559,8 @@ impl Handler<GetStatus> for RaftNodeActor {
             name: self.settings.name.clone(),
             cluster_id: self.peers.cluster_id(),
             raft,
+            space: self.space.own().clone(),
+            writes_refused: self.writes_refused(),
         })
     }
 }
@@ -556,7 +570,7 @@ impl Handler<HandOver> for RaftNodeActor {
 
     fn handle(&mut self, HandOver { within }: HandOver, _: &mut Self::Context) -> Self::Result {
         match self.leadership.is_leader() {
-            true => self.consensus.hand_over(within),
+            true => self.consensus.hand_over(within, BTreeSet::new()),
             false => Box::pin(std::future::ready(true)),
         }
     }

@@ -15,6 +15,7 @@ use crate::proto::raft::peer_service_server::{PeerService, PeerServiceServer};
 use crate::raft::call_metadata::check;
 use crate::raft::channels::MAX_MESSAGE_BYTES;
 use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
+use crate::space::SpaceWatch;
 
 /// Answers other nodes. Knows the Raft node as recipients.
 pub struct PeerServer {
@@ -24,6 +25,7 @@ pub struct PeerServer {
     propose: Recipient<Propose>,
     read_index: Recipient<GetReadIndex>,
     claim_answer: Recipient<ClaimAnswer>,
+    space: SpaceWatch,
 }
 
 /// How long a forwarded request may take when it does not say.
@@ -40,6 +42,7 @@ impl PeerServer {
         propose: Recipient<Propose>,
         read_index: Recipient<GetReadIndex>,
         claim_answer: Recipient<ClaimAnswer>,
+        space: SpaceWatch,
     ) -> PeerServiceServer<Self> {
         let server = PeerServer {
             identity,
@@ -47,6 +50,7 @@ impl PeerServer {
             propose,
             read_index,
             claim_answer,
+            space,
         };
         PeerServiceServer::new(server)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -69,6 +73,7 @@ impl PeerService for PeerServer {
                 .map(|cluster| cluster.to_string())
                 .unwrap_or_default(),
             bootstrap: self.bootstrap,
+            low_on_space: self.space.borrow().shortage().unwrap_or_default(),
         }))
     }
 
@@ -188,6 +193,7 @@ fn result_to_proto(result: Result<Result<Applied, ProposeError>, MailboxError>) 
         Ok(Err(ProposeError::Unknown(why))) => P::Unknown(why),
         Ok(Err(ProposeError::Refused(refusal))) => P::Refused(refusal_to_proto(&refusal)),
         Ok(Err(ProposeError::Overloaded)) => P::Overloaded(pb::Done {}),
+        Ok(Err(ProposeError::NoSpace(why))) => P::NoSpace(why),
         // A mailbox that closed under a message may have taken it.
         Err(error) => P::Unknown(error.to_string()),
     };

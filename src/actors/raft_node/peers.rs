@@ -225,6 +225,7 @@ fn result_from_proto(result: pb::ProposeResult) -> Result<ProposalResult, PeerEr
             P::Unknown(why) => Err(ProposeError::Unknown(why)),
             P::Unavailable(why) => Err(ProposeError::Unavailable(why)),
             P::Overloaded(_) => Err(ProposeError::Overloaded),
+            P::NoSpace(why) => Err(ProposeError::NoSpace(why)),
             P::Refused(refusal) => Err(ProposeError::Refused(
                 refusal_from_proto(refusal).map_err(senseless)?,
             )),

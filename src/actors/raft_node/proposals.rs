@@ -92,6 +92,15 @@ impl Proposal {
         let _ = self.answer.send(answer);
     }
 
+    /// Answers it that this attempt did not happen, and what an earlier one did is unknown.
+    pub fn not_done(self, error: ProposeError) {
+        let answer = match self.tainted {
+            true => ProposeError::Unknown(error.to_string()),
+            false => error,
+        };
+        self.answer(Err(answer));
+    }
+
     /// It is being sent.
     pub fn sent(&self) {
         self.fate.set(Fate::Uncertain);
@@ -213,9 +222,18 @@ impl Queue {
 
     /// Takes those that came from peers: this node does not lead, and must not forward them.
     pub fn take_forwarded(&mut self) -> Vec<Proposal> {
-        let (forwarded, own) = self.waiting.drain(..).partition(|proposal| proposal.forwarded);
-        self.waiting = own;
-        forwarded.into()
+        self.take_where(|proposal| proposal.forwarded)
+    }
+
+    /// Takes those whose command is such a one.
+    pub fn drain(&mut self, such: impl Fn(&Op) -> bool) -> Vec<Proposal> {
+        self.take_where(|proposal| such(&proposal.command.op))
+    }
+
+    fn take_where(&mut self, wanted: impl Fn(&Proposal) -> bool) -> Vec<Proposal> {
+        let (taken, left) = self.waiting.drain(..).partition(wanted);
+        self.waiting = left;
+        taken.into()
     }
 }
 

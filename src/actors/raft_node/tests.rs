@@ -1,7 +1,7 @@
 //! What leaves the Raft node for what comes in: no cluster, fakes on every side.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ use crate::domain::command::{AllocationPlan, Applied, Command, Op, Origin, Outco
 use crate::domain::ids::{InodeId, ServerId};
 use crate::domain::path::CleanPath;
 use crate::proto::convert::decode_batch;
-use crate::raft::types::{Batch, BatchOutcome, Node};
+use crate::raft::types::{Batch, BatchOutcome, Node, NodeId};
+use crate::space::Space;
 
 mod repeats;
 
@@ -36,6 +37,15 @@ struct Forward {
     leader: String,
     commands: Vec<Command>,
     result: oneshot::Sender<Result<Vec<ProposalResult>, PeerError>>,
+}
+
+/// A memory of this effect, or of none.
+pub(super) fn memory_of(effect: Option<(Op, Effect)>) -> super::repeats::Memory {
+    let memory = Memory { effect, given: None }.start();
+    super::repeats::Memory {
+        find: memory.clone().recipient(),
+        give: memory.recipient(),
+    }
 }
 
 /// A question about an answer that may be lost.
@@ -73,7 +83,7 @@ impl Consensus for FakeConsensus {
         async move { answer.await.unwrap_or(Err(ReadIndexError::NotLeader)) }.boxed_local()
     }
 
-    fn hand_over(&self, _: Duration) -> LocalBoxFuture<'static, bool> {
+    fn hand_over(&self, _: Duration, _: BTreeSet<NodeId>) -> LocalBoxFuture<'static, bool> {
         std::future::ready(true).boxed_local()
     }
 
@@ -231,7 +241,7 @@ fn bench_that_remembers(
     effect: Option<(Op, Effect)>,
 ) -> Bench {
     let (claims_tx, claims) = mpsc::unbounded_channel();
-    let memory = Memory { effect, given: None }.start();
+
     let (writes_tx, writes) = mpsc::unbounded_channel();
     let (rounds_tx, rounds) = mpsc::unbounded_channel();
     let (forwards_tx, forwards) = mpsc::unbounded_channel();
@@ -254,11 +264,9 @@ fn bench_that_remembers(
             claims: claims_tx,
         }),
         Planner(plans.into()).start().recipient(),
-        super::repeats::Memory {
-            find: memory.clone().recipient(),
-            give: memory.recipient(),
-        },
+        memory_of(effect),
         applied_rx,
+        Space::with(u64::MAX, 0),
     )
     .start();
     Bench {

@@ -99,6 +99,24 @@ async fn the_table_of_nodes_has_the_dead_one_too() {
 }
 
 #[tokio::test]
+async fn the_table_says_which_node_takes_no_writes() {
+    let cluster = Cluster::default();
+    let server = cluster.serve();
+    server.set_status(GetNodeStatusResponse {
+        free_space: 20,
+        writes_refused: "0.0 MiB free in /data".into(),
+        ..status(1, Role::Leader, &[member(1, &server.addr)])
+    });
+    cluster.state().leader = Some(meta(&server.addr));
+    let (_, printed) = minfs(&server, &["cluster"]).await;
+    assert!(printed.contains("yes: 0.0 MiB free in /data"), "{printed}");
+    let (_, document) = json(&server, &["cluster"]).await;
+    let node = &document["nodes"][0];
+    assert_eq!(node["free_space"], 20);
+    assert_eq!(node["writes_refused"], "0.0 MiB free in /data");
+}
+
+#[tokio::test]
 async fn the_table_is_printed_without_a_leader() {
     let (server, dead) = (Cluster::default().serve(), DeadAddress::new());
     server.set_status(status(1, Role::Candidate, &[member(1, "elsewhere:1")]));

@@ -14,7 +14,7 @@ use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::{RaftMetrics, RaftNetworkFactory, ReadPolicy};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Status};
@@ -34,16 +34,18 @@ use crate::raft::state_machine::StateMachine;
 use crate::raft::testing::{Batches, MemStore};
 use crate::raft::types::{Batch, LeaderId, Node, NodeId, TypeConfig, Vote};
 use crate::raft::{log_dir, snapshot_dir};
+use crate::space::Space;
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(30);
 
-struct TestNode {
+pub(super) struct TestNode {
     dir: TempDir,
     identity: Identity,
     node: Node,
-    raft: Raft,
-    store: Addr<MemStore>,
+    pub(super) raft: Raft,
+    pub(super) store: Addr<MemStore>,
+    pub(super) space: watch::Sender<Space>,
     stop: oneshot::Sender<()>,
 }
 
@@ -84,7 +86,9 @@ impl TestNode {
             raft_addr,
             grpc_addr: String::new(),
         };
-        let server = RaftServer::new(raft.clone(), identity.clone(), &snapshot_dir(dir.path())).unwrap();
+        let (space, watched) = watch::channel(Space::with(u64::MAX, 0));
+        let snapshots = snapshot_dir(dir.path());
+        let server = RaftServer::new(raft.clone(), identity.clone(), &snapshots, watched).unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = server_builder()
@@ -100,11 +104,12 @@ impl TestNode {
             node,
             raft,
             store,
+            space,
             stop,
         }
     }
 
-    fn id(&self) -> NodeId {
+    pub(super) fn id(&self) -> NodeId {
         self.identity.incarnation()
     }
 
@@ -116,7 +121,7 @@ impl TestNode {
 
     /// Proposes until the leader takes it: while a majority's answers are older than its lease, as
     /// they are on a busy disk, it refuses, and nothing has happened.
-    async fn write(&self, batch: impl Into<Bytes>) -> u64 {
+    pub(super) async fn write(&self, batch: impl Into<Bytes>) -> u64 {
         let batch = Batch(batch.into());
         let attempt = || async {
             match self.raft.client_write(batch.clone()).await {
@@ -132,7 +137,7 @@ impl TestNode {
         until(attempt).await
     }
 
-    async fn applied(&self, index: u64) {
+    pub(super) async fn applied(&self, index: u64) {
         self.raft
             .wait(Some(LONG))
             .applied_index_at_least(Some(index), "applied")
@@ -140,11 +145,11 @@ impl TestNode {
             .unwrap();
     }
 
-    async fn metrics(&self, what: &str, fact: impl Fn(&RaftMetrics<TypeConfig>) -> bool + Send) {
+    pub(super) async fn metrics(&self, what: &str, fact: impl Fn(&RaftMetrics<TypeConfig>) -> bool + Send) {
         self.raft.wait(Some(LONG)).metrics(fact, what).await.unwrap();
     }
 
-    async fn batches(&self) -> Vec<Bytes> {
+    pub(super) async fn batches(&self) -> Vec<Bytes> {
         self.store.send(Batches).await.unwrap()
     }
 
@@ -158,7 +163,7 @@ impl TestNode {
 }
 
 /// Waits for a fact that nothing announces.
-async fn until<T, F: Future<Output = Option<T>>>(mut fact: impl FnMut() -> F) -> T {
+pub(super) async fn until<T, F: Future<Output = Option<T>>>(mut fact: impl FnMut() -> F) -> T {
     let wait = async {
         loop {
             if let Some(fact) = fact().await {
@@ -170,13 +175,13 @@ async fn until<T, F: Future<Output = Option<T>>>(mut fact: impl FnMut() -> F) ->
     tokio::time::timeout(LONG, wait).await.expect("waited in vain")
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     id: ClusterId,
-    nodes: Vec<TestNode>,
+    pub(super) nodes: Vec<TestNode>,
 }
 
 impl Cluster {
-    async fn start(count: usize) -> Cluster {
+    pub(super) async fn start(count: usize) -> Cluster {
         let id = ClusterId::random();
         let mut nodes = Vec::new();
         for number in 0..count {
@@ -188,7 +193,7 @@ impl Cluster {
     }
 
     /// The leader that all nodes know and that can commit.
-    async fn leader(&self) -> &TestNode {
+    pub(super) async fn leader(&self) -> &TestNode {
         let find = || async {
             let leaders: Vec<_> = self
                 .nodes

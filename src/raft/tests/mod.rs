@@ -6,6 +6,7 @@ mod identity;
 mod log_store;
 mod log_tail;
 mod pipeline;
+mod space;
 
 use bytes::Bytes;
 

@@ -333,6 +333,9 @@ async fn an_operator_is_told_where_this_node_stands() {
         state_bytes: answer.state_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_ms: answer.uptime_ms,
+        free_space: 20,
+        wanted_space: 30,
+        writes_refused: "too little space".into(),
     };
     assert_eq!(answer, expected);
 }

@@ -32,6 +32,7 @@ use crate::proto::dfs::meta_server_service_client::MetaServerServiceClient;
 use crate::proto::dfs::*;
 use crate::proto::raft as pb;
 use crate::raft::types::Node;
+use crate::space::Space;
 use crate::storage::{LogRecord, RecordContent, StateReader, Storage, StorageOptions};
 
 mod bounds;
@@ -301,6 +302,8 @@ impl Handler<GetStatus> for Neighbour {
                     matched: Some(9),
                 }],
             },
+            space: Space::with(20, 30),
+            writes_refused: Some("too little space".into()),
         })
     }
 }

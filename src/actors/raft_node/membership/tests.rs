@@ -21,6 +21,7 @@ fn found(name: &str, incarnation: NodeId) -> Found {
         incarnation,
         cluster: None,
         bootstrap: false,
+        space: PeerSpace { low: None },
     }
 }
 
