@@ -65,6 +65,10 @@ pub struct Database {
     /// `min_free_space`, bytes: with less than this, and room for a snapshot, the node takes no more writes.
     /// 0: it never looks.
     pub min_free_space: u64,
+    /// `verify_at_start`: the state and the newest snapshot are read through before the node serves.
+    pub verify_at_start: bool,
+    /// `compare_interval`: between two comparisons of this node's state hash with its peers'.
+    pub compare_interval: Duration,
 }
 
 /// `cluster`: replication of blocks and the health of DataServers.
@@ -292,6 +296,8 @@ impl Default for Database {
             dir: "./metadb".into(),
             map_size: TIB,
             min_free_space: 512 * MIB,
+            verify_at_start: true,
+            compare_interval: Duration::from_secs(10),
         }
     }
 }

@@ -7,15 +7,17 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
+use crate::actors::auditor::AuditorActor;
 use crate::actors::data_servers::{DataServersActor, DataServersSettings};
 use crate::actors::gateway::{self, GatewayActor, GatewayNeighbours, GatewaySettings};
 use crate::actors::raft_node::consensus::Openraft;
@@ -94,7 +96,7 @@ pub struct Node {
     watch: JoinHandle<()>,
     watch_space: JoinHandle<()>,
     gauge: Gauge,
-    fatal: oneshot::Receiver<String>,
+    fatal: mpsc::Receiver<String>,
     /// Keeps the data directory locked.
     _identity: Identity,
 }
@@ -120,6 +122,7 @@ impl Node {
         let options = StorageOptions {
             dir: settings.data_dir.clone(),
             map_size: config.database.map_size,
+            verify: config.database.verify_at_start,
         };
         let storage = Storage::open(&options).map_err(|error| data(error.into()))?;
         let reader = storage.reader();
@@ -180,6 +183,15 @@ impl Node {
             data_servers.clone().recipient(),
         )
         .start();
+        let (failed, fatal) = mpsc::channel(1);
+        let auditor = AuditorActor::new(
+            config.database.compare_interval,
+            reader.clone(),
+            raft_node.clone().recipient(),
+            Rc::new(peers.clone()),
+            failed.clone(),
+        )
+        .start();
         let gateway = gateway::start(
             gateway_settings(&settings, identity.incarnation()),
             GatewayNeighbours {
@@ -191,8 +203,9 @@ impl Node {
                 get_orders: data_servers.clone().recipient(),
                 get_upkeep: scheduler.clone().recipient(),
                 allow_mass_delete: scheduler.clone().recipient(),
+                verify_state: auditor.recipient(),
             },
-            reader,
+            reader.clone(),
             grpc_listener,
         );
         for subscriber in [
@@ -215,6 +228,7 @@ impl Node {
                 raft_node.clone().recipient(),
                 gateway.clone().recipient(),
                 space.clone(),
+                reader.clone(),
             ))
             .serve_with_incoming(TcpIncoming::from(raft_listener).with_nodelay(Some(true)));
         let raft_server = tokio::spawn(async move {
@@ -233,12 +247,11 @@ impl Node {
         actix::spawn(membership.run(bootstrap));
         let (interval, threshold) = (config.raft.snapshot_interval, config.raft.snapshot_threshold);
         actix::spawn(take_snapshots(raft.clone(), interval, threshold, space.clone()));
-        let (failed, fatal) = oneshot::channel();
         let silence = config.raft.timing().election_timeout_max * 2;
         let watched = watch_raft(raft.clone(), raft_node.clone(), silence);
         let watch = actix::spawn(async move {
             // Nobody is told once the node is being stopped.
-            let _ = failed.send(watched.await);
+            let _ = failed.send(watched.await).await;
         });
 
         log::info!(
@@ -266,10 +279,8 @@ impl Node {
 
     /// Waits until the node cannot go on, and says why: an I/O error in the log or the state.
     pub async fn failed(&mut self) -> NodeError {
-        let why = match (&mut self.fatal).await {
-            Ok(why) => why,
-            Err(_) => "Raft has stopped".to_owned(),
-        };
+        let why = self.fatal.recv().await;
+        let why = why.unwrap_or_else(|| "Raft has stopped".to_owned());
         // It may have filled up since the last look.
         match self.gauge.look(None) {
             Ok(space) if space.is_used_up() => {

@@ -342,6 +342,7 @@ fn a_transaction_and_a_snapshot_that_find_no_space_leave_everything_as_it_was() 
     let mut storage = Storage::open(&StorageOptions {
         dir: dir.path().to_owned(),
         map_size: 1 << 30,
+        verify: true,
     })
     .unwrap();
     for index in 1..=20 {

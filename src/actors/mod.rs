@@ -6,6 +6,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub mod auditor;
 pub mod data_servers;
 pub mod gateway;
 mod proposer;
@@ -15,6 +16,7 @@ pub mod scheduler;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod ticks;
 
 /// This machine's clock, Unix milliseconds.
 fn unix_ms() -> i64 {

@@ -169,6 +169,7 @@ impl TestState {
         let storage = Storage::open(&StorageOptions {
             dir: dir.path().to_owned(),
             map_size: 1 << 30,
+            verify: true,
         });
         TestState(Rc::new(RefCell::new(Disk {
             _dir: dir,

@@ -280,7 +280,15 @@ pub(super) enum Command {
     /// code. The history is in $MINFS_HISTORY, or ~/.minfs_history.
     Shell,
     /// Show every MetaServer and DataServer
-    Cluster,
+    ///
+    /// With --verify every MetaServer reads its whole state, compares it with its hash, and all of them are
+    /// compared. Exits with 0 when all agree, 1 when some differ, 10 when one is damaged, 6 when one could not
+    /// be asked.
+    Cluster {
+        /// Compare the states of all MetaServers, record by record
+        #[arg(long)]
+        verify: bool,
+    },
     /// Show which MetaServer leads
     Leader,
 }
@@ -309,7 +317,7 @@ impl Command {
                     }
                 }
             }
-            Command::Shell | Command::Cluster | Command::Leader => (),
+            Command::Shell | Command::Cluster { .. } | Command::Leader => (),
         }
     }
 }

@@ -14,9 +14,10 @@ use super::output::{Output, printable, table};
 use super::{Exit, Failure, exit_of};
 use crate::client::{Client, Error, host_port};
 use crate::proto::admin::{GetNodeStatusResponse, Member, Role};
+use crate::proto::dfs::ClusterInfo;
 
 /// A node that is there answers within this, leader or not.
-const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What needs a leader is not waited for longer than this: an election and a bit.
 const INFO_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -35,10 +36,10 @@ pub(super) async fn leader(client: &Client, out: &mut Output) -> Result<Exit, Fa
 /// One MetaServer, as far as it is known. What only the node itself can tell is absent when it does not
 /// answer.
 #[derive(Debug, Serialize)]
-struct Node {
-    name: Option<String>,
+pub(super) struct Node {
+    pub(super) name: Option<String>,
     role: Option<&'static str>,
-    grpc: String,
+    pub(super) grpc: String,
     raft: Option<String>,
     term: Option<u64>,
     applied: Option<u64>,
@@ -67,7 +68,11 @@ struct DataServer {
 /// What a node said when it was asked at an address.
 type Answer = Result<GetNodeStatusResponse, Error>;
 
-pub(super) async fn cluster(client: &Client, out: &mut Output) -> Result<Exit, Failure> {
+/// What all nodes said, by the address at which they were asked.
+pub(super) type Answers = BTreeMap<String, Answer>;
+
+/// Asks every node that the client, the members or the cluster's own list know; and gives that list.
+pub(super) async fn ask_all(client: &Client) -> (Answers, Result<ClusterInfo, Error>) {
     let mut answers = BTreeMap::new();
     ask(client, client.addresses(), &mut answers).await;
     let info = client
@@ -86,7 +91,11 @@ pub(super) async fn cluster(client: &Client, out: &mut Output) -> Result<Exit, F
         );
     }
     ask(client, named, &mut answers).await;
+    (answers, info)
+}
 
+pub(super) async fn cluster(client: &Client, out: &mut Output) -> Result<Exit, Failure> {
+    let (answers, info) = ask_all(client).await;
     let nodes = merge(&answers);
     let best = freshest(&answers);
     let data_servers = info.as_ref().ok().map(|info| {
@@ -126,7 +135,7 @@ pub(super) async fn cluster(client: &Client, out: &mut Output) -> Result<Exit, F
 }
 
 /// Asks every address that was not asked yet, all at once.
-async fn ask(client: &Client, mut addresses: Vec<String>, answers: &mut BTreeMap<String, Answer>) {
+async fn ask(client: &Client, mut addresses: Vec<String>, answers: &mut Answers) {
     addresses.sort_unstable();
     addresses.dedup();
     addresses.retain(|addr| !addr.is_empty() && !answers.contains_key(addr));
@@ -137,14 +146,14 @@ async fn ask(client: &Client, mut addresses: Vec<String>, answers: &mut BTreeMap
 }
 
 /// The answer of the node that knows most: the highest term, the leader before the others.
-fn freshest(answers: &BTreeMap<String, Answer>) -> Option<&GetNodeStatusResponse> {
+fn freshest(answers: &Answers) -> Option<&GetNodeStatusResponse> {
     let statuses = answers.values().flatten();
     statuses.max_by_key(|status| (status.term, status.role() == Role::Leader, status.applied_index))
 }
 
 /// One row a node: the members as the freshest node knows them, then whoever else answered or was
 /// named. A node that was asked under two addresses is one row, known by its incarnation.
-fn merge(answers: &BTreeMap<String, Answer>) -> Vec<Node> {
+pub(super) fn merge(answers: &Answers) -> Vec<Node> {
     let members: &[Member] = freshest(answers).map_or(&[], |status| &status.members);
     let mut nodes = Vec::new();
     let mut shown: Vec<u64> = Vec::new();

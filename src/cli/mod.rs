@@ -23,6 +23,7 @@ mod shell;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod verify;
 mod walk;
 
 use std::io;
@@ -47,7 +48,7 @@ use crate::client::{self, Client, Options, Source};
 pub enum Exit {
     /// Done.
     Ok = 0,
-    /// `diff` found differences, or `fsck` something that is not as it should be.
+    /// `diff` or `cluster --verify` found differences, or `fsck` something that is not as it should be.
     Differences = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -65,7 +66,7 @@ pub enum Exit {
     LocalIo = 8,
     /// The server failed in another way.
     Server = 9,
-    /// What was read is not what was stored.
+    /// What was read is not what was stored: of a file, or with `cluster --verify` of a node's state.
     Damaged = 10,
     /// SIGINT; as shells say it.
     Interrupted = 130,
@@ -93,7 +94,7 @@ pub enum Failure {
     /// Blocks could not be moved, or what was read was changed meanwhile. Nothing happened; try again.
     #[error("{0}")]
     NotMoved(String),
-    /// What was read is not what was stored.
+    /// What was read is not what was stored: of a file, or with `cluster --verify` of a node's state.
     #[error("{0}")]
     Damaged(String),
 }
@@ -355,7 +356,8 @@ impl Session {
                 max_problems, path, ..
             } => fsck::fsck(client, out, path.as_deref(), max_problems).await,
             Command::Shell => Err(Failure::Usage("this is the shell".to_string())),
-            Command::Cluster => cluster::cluster(client, out).await,
+            Command::Cluster { verify: true } => verify::verify(client, out).await,
+            Command::Cluster { verify: false } => cluster::cluster(client, out).await,
             Command::Leader => cluster::leader(client, out).await,
         }
     }

@@ -37,7 +37,7 @@ use self::servers::{Server, Servers};
 use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::admin::{
     AllowMassDeleteRequest, CheckFilesRequest, CheckFilesResponse, GetNodeStatusRequest,
-    GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse,
+    GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse, VerifyStateRequest, VerifyStateResponse,
 };
 use crate::proto::dfs::meta_server_service_client::MetaServerServiceClient;
 use crate::proto::dfs::{
@@ -425,17 +425,29 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] when it does not answer.
     pub async fn node_status(&self, addr: &str, limit: Duration) -> Result<GetNodeStatusResponse> {
-        let server = match self.servers().find(addr) {
-            Some(index) => self.servers().get(index),
-            None => Server::new(addr)?,
-        };
-        match tokio::time::timeout(limit, server.admin().get_node_status(GetNodeStatusRequest {})).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => match retry::judge(&status) {
-                retry::Verdict::Final(answer) => Err(answer),
-                retry::Verdict::Retry { .. } => Err(Error::Unavailable(retry::describe(&status))),
-            },
-            Err(_) => Err(Error::Unavailable(format!("no answer within {limit:?}"))),
+        let mut admin = self.node(addr)?.admin();
+        of_one_node(limit, admin.get_node_status(GetNodeStatusRequest {})).await
+    }
+
+    /// How the verification of one node's state stands; with `begin`, one is begun unless it is under way. The
+    /// node may be one of the client's or not.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer within `limit`, and what it answers.
+    pub async fn verify_state(
+        &self,
+        addr: &str,
+        begin: bool,
+        limit: Duration,
+    ) -> Result<VerifyStateResponse> {
+        let mut admin = self.node(addr)?.admin();
+        of_one_node(limit, admin.verify_state(VerifyStateRequest { begin })).await
+    }
+
+    fn node(&self, addr: &str) -> Result<Server> {
+        match self.servers().find(addr) {
+            Some(index) => Ok(self.servers().get(index)),
+            None => Server::new(addr),
         }
     }
 
@@ -548,6 +560,21 @@ pub fn host_port(server: &MetaServerMsg) -> String {
 }
 
 /// 128 random bits in 32 hex digits: one logical operation.
+/// What one node answers for itself: it is not repeated elsewhere.
+async fn of_one_node<A>(
+    limit: Duration,
+    asked: impl Future<Output = std::result::Result<Response<A>, Status>>,
+) -> Result<A> {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => match retry::judge(&status) {
+            retry::Verdict::Final(answer) => Err(answer),
+            retry::Verdict::Retry { .. } => Err(Error::Unavailable(retry::describe(&status))),
+        },
+        Err(_) => Err(Error::Unavailable(format!("no answer within {limit:?}"))),
+    }
+}
+
 fn request_id() -> Result<MetadataValue<Ascii>> {
     let id = format!("{:032x}", rand::random::<u128>());
     MetadataValue::try_from(id.as_str()).map_err(|_| Error::InvalidArgument(format!("request id {id}")))

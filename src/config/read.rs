@@ -26,6 +26,8 @@ pub(super) const KEYS: &[&str] = &[
     "database.badger_dir",
     "database.map_size",
     "database.min_free_space",
+    "database.verify_at_start",
+    "database.compare_interval",
     "cluster.default_replication",
     "cluster.heartbeat_timeout",
     "cluster.permanent_down_threshold",
@@ -161,11 +163,15 @@ fn database(mut part: Section, report: &mut Report) -> Database {
         );
     }
     let min_free_space = part.bytes("min_free_space", defaults.min_free_space, 0..=1 << 47, report);
+    let verify_at_start = part.value("verify_at_start", defaults.verify_at_start, report, yes_or_no);
+    let compare_interval = part.duration("compare_interval", defaults.compare_interval, report);
     part.finish(report);
     Database {
         dir: dir.or(old).map_or(defaults.dir, PathBuf::from),
         map_size,
         min_free_space,
+        verify_at_start,
+        compare_interval,
     }
 }
 
@@ -489,6 +495,13 @@ fn duration(value: &Value) -> Result<Duration, String> {
         _ if duration < Duration::from_millis(1) => Err(format!("must be at least 1ms, is `{text}`")),
         _ if duration > LONGEST => Err(format!("must be at most a year, is `{text}`")),
         _ => Ok(duration),
+    }
+}
+
+fn yes_or_no(value: &Value) -> Result<bool, String> {
+    match value.kind {
+        ValueKind::Boolean(value) => Ok(value),
+        _ => Err(format!("must be true or false, is {}", shown(value))),
     }
 }
 

@@ -157,6 +157,12 @@ fn every_key_is_obeyed() {
     check("database.badger_dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.map_size", "1GiB", &|c| c.database.map_size = 1 << 30);
     check("database.min_free_space", "0", &|c| c.database.min_free_space = 0);
+    check("database.verify_at_start", "false", &|c| {
+        c.database.verify_at_start = false
+    });
+    check("database.compare_interval", "3s", &|c| {
+        c.database.compare_interval = seconds(3)
+    });
     check("cluster.default_replication", "2", &|c| {
         c.cluster.default_replication = 2
     });
@@ -249,7 +255,7 @@ fn wrong_values_are_refused_with_the_keys_name() {
             assert!(said.starts_with(&format!("{key}: must ")), "{said}");
         }
     }
-    assert_eq!(durations.count(), 11);
+    assert_eq!(durations.count(), 12);
     let numbers = [
         "server.grpc_port",
         "server.max_in_flight",

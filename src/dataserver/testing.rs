@@ -233,6 +233,10 @@ impl AdminService for Clerk {
         }))
     }
 
+    async fn verify_state(&self, _: Request<VerifyStateRequest>) -> Answer<VerifyStateResponse> {
+        not_faked()
+    }
+
     async fn check_files(&self, _: Request<CheckFilesRequest>) -> Answer<CheckFilesResponse> {
         not_faked()
     }

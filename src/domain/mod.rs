@@ -7,6 +7,8 @@
 //!
 //! [`census`] holds the records beside what DataServers report; [`fsck`], [`open_writes`] and [`gc`]
 //! plan from it what the leader's upkeep does. They read the records in [`slices`].
+//!
+//! [`state_hash`] says which node is the odd one out when states that must be alike differ.
 
 pub mod census;
 pub mod command;
@@ -21,4 +23,5 @@ pub mod replicas;
 mod servers;
 pub mod slices;
 pub mod state;
+pub mod state_hash;
 mod writes;

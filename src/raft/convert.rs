@@ -463,6 +463,7 @@ impl From<&Snapshot> for pb::SnapshotMeta {
             bytes: snapshot.data.bytes,
             checksum: snapshot.data.checksum,
             version: snapshot.data.version,
+            state_hash: snapshot.data.state_hash.clone(),
         }
     }
 }
@@ -483,6 +484,7 @@ pub fn snapshot_from_meta(meta: pb::SnapshotMeta, path: std::path::PathBuf) -> R
             bytes: meta.bytes,
             checksum: meta.checksum,
             version: meta.version,
+            state_hash: meta.state_hash,
         },
     })
 }

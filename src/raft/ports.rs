@@ -75,4 +75,6 @@ pub struct SnapshotData {
     pub checksum: u64,
     /// The version of the state's encoding.
     pub version: u32,
+    /// The state's hash, 16 bytes; empty before version 3.
+    pub state_hash: Vec<u8>,
 }

@@ -224,6 +224,7 @@ fn covers_nothing() -> OpenraftSnapshot {
             bytes: 0,
             checksum: 0,
             version: 0,
+            state_hash: Vec::new(),
         },
     }
 }

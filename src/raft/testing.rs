@@ -189,6 +189,7 @@ impl Handler<BuildSnapshot> for MemStore {
                 bytes: length,
                 checksum,
                 version: 1,
+                state_hash: Vec::new(),
             },
         };
         self.current = Some(snapshot.clone());

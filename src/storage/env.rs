@@ -10,8 +10,12 @@
 //! are the kernel's by then, but not across the death of the machine. So at start: closed cleanly, or
 //! written under the boot id that is running now, means the generation is whole; anything else means
 //! that it is thrown away, and openraft fills an empty one from the newest snapshot and the log.
+//!
+//! What is trusted so far is then verified against its state hash (see [`super::verify`]), and thrown
+//! away in the same manner when it is damaged. While that is being done, the file `VERIFYING` names it.
+//! `REFUSED` holds why a node must not use its state any more: it differs from that of its peers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +23,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use super::snapshot::Prepared;
-use super::tables::{self, Layout, StateTxn, StateView, TABLES};
+use super::tables::view::Scan;
+use super::tables::{Layout, StateTxn, StateView, TABLES};
+use super::verify::{Expected, REFILL, reach_last_page};
 use super::{Progress, StateSize, StorageError};
 use crate::durable;
 
-/// The version of the directory's layout, in the first line of `STATE`.
-const VERSION: &str = "minfs-state 1";
+/// How the first line of `STATE` begins.
+const TITLE: &str = "minfs-state ";
+
+/// The version of the directory's layout, behind [`TITLE`]. Version 1, which had no state hash, is read.
+const VERSION: u32 = 2;
+
+/// Names the generation that is being verified.
+const VERIFYING: &str = "VERIFYING";
+
+/// Says why this state is not to be used.
+const REFUSED: &str = "REFUSED";
+
+/// What LMDB calls its file.
+pub(super) const DATA: &str = "data.mdb";
 
 /// Readers that may be open at once; each takes a slot of LMDB's reader table.
 const MAX_READERS: u32 = 4096;
@@ -41,6 +59,7 @@ const LEAST_ADDRESS_SPACE: u64 = 1 << 30;
 /// What `STATE` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct StateFile {
+    version: u32,
     generation: u64,
     boot_id: String,
     clean: bool,
@@ -48,23 +67,20 @@ struct StateFile {
 
 impl StateFile {
     fn parse(path: &Path, text: &str) -> Result<Self, StorageError> {
-        let corrupt = |why: &str| {
-            StorageError::Corrupt(format!(
-                "{}: {why}; to refill this node from its peers, stop it, delete its data directory and start it",
-                path.display()
-            ))
-        };
+        let corrupt =
+            |why: &str| StorageError::Corrupt(format!("{} is damaged: {why}; {REFILL}", path.display()));
         let mut lines = text.lines();
-        match lines.next() {
-            Some(VERSION) => {}
-            Some(other) if other.starts_with("minfs-state ") => {
+        let title = lines.next().unwrap_or_default();
+        let version = match title.strip_prefix(TITLE).map(str::parse) {
+            Some(Ok(version @ 1..=VERSION)) => version,
+            Some(_) => {
                 return Err(StorageError::Corrupt(format!(
-                    "{}: written by a newer server ({other}, this one knows {VERSION}): upgrade it",
+                    "{}: written by a newer server ({title}, this one knows {TITLE}{VERSION}): upgrade it",
                     path.display()
                 )));
             }
-            _ => return Err(corrupt("not a state file")),
-        }
+            None => return Err(corrupt("not a state file")),
+        };
         let mut field = |name: &str| {
             lines
                 .next()
@@ -77,6 +93,7 @@ impl StateFile {
         let boot_id = field("boot")?.to_owned();
         let clean = field("clean")? == "yes";
         Ok(StateFile {
+            version,
             generation,
             boot_id,
             clean,
@@ -86,8 +103,8 @@ impl StateFile {
     fn text(&self) -> String {
         let clean = if self.clean { "yes" } else { "no" };
         format!(
-            "{VERSION}\ngeneration {}\nboot {}\nclean {clean}\n",
-            self.generation, self.boot_id
+            "{TITLE}{}\ngeneration {}\nboot {}\nclean {clean}\n",
+            self.version, self.generation, self.boot_id
         )
     }
 }
@@ -108,54 +125,118 @@ pub struct NextGeneration {
 }
 
 impl StateDir {
-    /// Opens the current generation, or an empty one where there is none or none to be trusted.
-    pub(super) fn open(dir: &Path, map_size: u64) -> Result<(Self, Generation), StorageError> {
-        Self::open_at_boot(dir, map_size, &boot_id())
+    /// Opens the current generation, or an empty one where there is none or none to be trusted. With
+    /// `scan` every record is read to find out whether it can be.
+    pub(super) fn open(dir: &Path, map_size: u64, scan: bool) -> Result<(Self, Generation), StorageError> {
+        Self::open_at_boot(dir, map_size, scan, &boot_id())
     }
 
     pub(super) fn open_at_boot(
         dir: &Path,
         map_size: u64,
+        scan: bool,
         boot_id: &str,
     ) -> Result<(Self, Generation), StorageError> {
         durable::create_dir_all(dir)?;
+        let refused = dir.join(REFUSED);
+        if let Some(why) = read_if_there(&refused)? {
+            let why = why.trim_end();
+            return Err(StorageError::Corrupt(format!("{}: {why}", refused.display())));
+        }
         let path = dir.join("STATE");
-        let found = match fs::read_to_string(&path) {
-            Ok(text) => Some(StateFile::parse(&path, &text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(StorageError::io(&path)(error)),
-        };
-        let (generation, trusted) = match found {
-            None => (1, false),
-            Some(state) if state.clean || state.boot_id == boot_id => (state.generation, true),
-            Some(state) => {
-                log::warn!(
-                    "the machine went down while {} was in use: rebuilding the state from the newest snapshot and \
-                     the log",
-                    dir.display()
-                );
-                (state.generation + 1, false)
-            }
-        };
-        let state = StateFile {
-            generation,
-            boot_id: boot_id.to_owned(),
-            clean: false,
-        };
+        let found = read_if_there(&path)?.map(|text| StateFile::parse(&path, &text));
         let mut state_dir = StateDir {
             dir: dir.to_owned(),
             map_size,
-            state,
+            state: StateFile {
+                version: VERSION,
+                generation: 1,
+                boot_id: boot_id.to_owned(),
+                clean: false,
+            },
         };
-        let current = state_dir.generation_dir(generation);
-        if !trusted {
-            // What lies there was never made current, and may be torn.
-            remove_if_there(&current)?;
-        }
-        let opened = Generation::open(&current, map_size)?;
+        let kept = match found.transpose()? {
+            None => None,
+            Some(found) => {
+                state_dir.state.generation = found.generation;
+                let kept = state_dir.open_if_trusted(&found, scan)?;
+                if kept.is_none() {
+                    state_dir.state.generation += 1;
+                }
+                kept
+            }
+        };
+        let generation = match kept {
+            Some(generation) => generation,
+            None => {
+                let next = state_dir.generation_dir(state_dir.state.generation);
+                // What lies there was never made current, and may be torn.
+                remove_if_there(&next)?;
+                Generation::open(&next, map_size)?
+            }
+        };
         state_dir.record(state_dir.state.clone())?;
+        let verifying = state_dir.dir.join(VERIFYING);
+        match fs::remove_file(&verifying) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io(&verifying)(error));
+            }
+            _ => {}
+        }
         state_dir.remove_others();
-        Ok((state_dir, opened))
+        Ok((state_dir, generation))
+    }
+
+    /// The generation that `STATE` names, unless it cannot be trusted.
+    fn open_if_trusted(&self, found: &StateFile, scan: bool) -> Result<Option<Generation>, StorageError> {
+        if !found.clean && found.boot_id != self.state.boot_id {
+            log::warn!(
+                "the machine went down while {} was in use: rebuilding the state from the newest snapshot and \
+                 the log",
+                self.dir.display()
+            );
+            return Ok(None);
+        }
+        let dir = self.generation_dir(found.generation);
+        let verifying = self.dir.join(VERIFYING);
+        let name = format!("generation-{}", found.generation);
+        if read_if_there(&verifying)?.is_some_and(|marked| marked.trim_end() == name) {
+            log::error!(
+                "{}: verifying {} did not come to a good end: rebuilding the state from the newest snapshot and \
+                 the log",
+                verifying.display(),
+                dir.join(DATA).display()
+            );
+            return Ok(None);
+        }
+        fs::write(&verifying, format!("{name}\n")).map_err(StorageError::io(&verifying))?;
+        let expected = match (found.version, scan) {
+            (1, _) => Expected::MayLack,
+            (_, true) => Expected::Scanned,
+            (_, false) => Expected::Trusted,
+        };
+        let opened = Generation::open(&dir, self.map_size).and_then(|generation| {
+            generation.verify(expected)?;
+            if scan {
+                generation.walk_pages()?;
+            }
+            Ok(generation)
+        });
+        match opened {
+            Ok(generation) => Ok(Some(generation)),
+            Err(error) if error.is_damage() => {
+                log::error!(
+                    "the state in {} is damaged, {error}: rebuilding it from the newest snapshot and the log",
+                    dir.join(DATA).display()
+                );
+                Ok(None)
+            }
+            Err(error) => {
+                // It came to an end, which says nothing against the state.
+                let _ = fs::remove_file(&verifying);
+                Err(error)
+            }
+        }
     }
 
     fn generation_dir(&self, number: u64) -> PathBuf {
@@ -231,6 +312,7 @@ impl Generation {
         let lock = dir.join("lock.mdb");
         allocate(&lock, READER_TABLE_BYTES).map_err(StorageError::io(&lock))?;
         let (env, address_space) = map(dir, map_size)?;
+        reach_last_page(&env, &dir.join(DATA))?;
         let layout = Layout::create(&env)?;
         Ok(Generation {
             env,
@@ -242,13 +324,46 @@ impl Generation {
         })
     }
 
-    /// How far the database in `dir`, which nobody writes, has come.
-    pub(super) fn peek(dir: &Path) -> Result<Progress, StorageError> {
+    /// How far the database in `dir`, which nobody writes, has come, and what a scan of it finds.
+    pub(super) fn examine(dir: &Path) -> Result<(Progress, Scan), StorageError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.max_dbs(TABLES);
         // SAFETY: the caller made the file and has not told anybody of it, so nobody changes it.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK).open(dir)? };
-        tables::peek_progress(&env)
+        let view = StateView::open(&env, Layout::open(&env)?)?;
+        Ok((view.progress()?, view.scan(|_| ())?))
+    }
+
+    /// Has LMDB walk all pages, also those of its list of free ones, which no record leads to but every write.
+    fn walk_pages(&self) -> Result<(), StorageError> {
+        let nowhere = Path::new("/dev/null");
+        let mut file = File::options()
+            .write(true)
+            .open(nowhere)
+            .map_err(StorageError::io(nowhere))?;
+        Ok(self
+            .env
+            .copy_to_file(&mut file, heed::CompactionOption::Enabled)?)
+    }
+
+    /// The file that holds the database.
+    pub(super) fn data_file(&self) -> PathBuf {
+        self.dir.join(DATA)
+    }
+
+    /// The next start is to rebuild the state: this one was found damaged.
+    pub(super) fn distrust(&self) -> Result<(), StorageError> {
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        Ok(durable::replace_file(
+            &self.dir.with_file_name(VERIFYING),
+            format!("{name}\n").as_bytes(),
+        )?)
+    }
+
+    /// No start is to use this state, nor another that is made of this node's files.
+    pub(super) fn refuse(&self, why: &str) -> Result<(), StorageError> {
+        let path = self.dir.with_file_name(REFUSED);
+        Ok(durable::replace_file(&path, format!("{why}\n").as_bytes())?)
     }
 
     pub(super) fn view(&self) -> Result<StateView<'_>, StorageError> {
@@ -334,7 +449,7 @@ fn map(dir: &Path, map_size: u64) -> Result<(Env<WithoutTls>, u64), StorageError
 
 /// Gives the first `bytes` of a file their place on the disk, where the file system can.
 fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = fs::File::options()
+    let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
@@ -356,6 +471,14 @@ pub(super) fn remove_if_there(dir: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(dir)(error)),
         _ => Ok(()),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, StorageError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StorageError::io(path)(error)),
     }
 }
 

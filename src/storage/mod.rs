@@ -27,9 +27,10 @@ pub mod snapshot;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use env::Generation;
-use tables::StateView;
+use tables::view::{Scan, StateView};
 
 /// What can go wrong with the state on disk. Every kind is fatal to the node, whose state no longer
 /// follows the log.
@@ -60,6 +61,14 @@ pub enum StorageError {
     /// Something that must be there is not, or is impossible.
     #[error("{0}")]
     Corrupt(String),
+    /// Bytes on disk that are not what was written.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
 }
 
 impl StorageError {
@@ -76,7 +85,7 @@ impl From<StorageError> for io::Error {
         match error {
             StorageError::Io { ref source, .. } => io::Error::new(source.kind(), error.to_string()),
             StorageError::File(error) => error,
-            StorageError::Decode { .. } | StorageError::Corrupt(_) => {
+            StorageError::Decode { .. } | StorageError::Corrupt(_) | StorageError::Damaged { .. } => {
                 io::Error::new(io::ErrorKind::InvalidData, error.to_string())
             }
             // Above all a full disk must be known for one.
@@ -141,16 +150,24 @@ pub struct StorageOptions {
     /// What the state may take, in bytes. LMDB's map, which is address space and neither memory nor disk, is
     /// made so much larger that whoever minds this limit never meets the map's end.
     pub map_size: u64,
+    /// Whether the state and the newest snapshot are read through before they are used.
+    pub verify: bool,
 }
 
 impl Storage {
-    /// Opens the state, or makes a new one that holds nothing but the root directory.
+    /// Opens the state, or makes a new one that holds nothing but the root directory. A state that is
+    /// damaged is replaced by a new one, which openraft fills from the newest snapshot and the log.
     ///
     /// # Errors
-    /// When the directory cannot be used, or was written by a newer server.
+    /// When the directory cannot be used, was written by a newer server, or its snapshot is damaged.
     pub fn open(options: &StorageOptions) -> Result<Self, StorageError> {
         let snapshots = snapshot::SnapshotStore::open(&options.dir.join("raft").join("snapshots"))?;
-        let (dir, generation) = env::StateDir::open(&options.dir.join("lmdb"), options.map_size)?;
+        if options.verify {
+            // Before anything is thrown away that it may be needed to rebuild.
+            snapshots.verify_current()?;
+        }
+        let (dir, generation) =
+            env::StateDir::open(&options.dir.join("lmdb"), options.map_size, options.verify)?;
         Ok(Storage {
             dir,
             current: Arc::new(ArcSwap::from_pointee(generation)),
@@ -173,8 +190,9 @@ impl Storage {
         self.reader().read(|view| view.progress())
     }
 
-    /// Applies committed entries in one transaction: their effects, the counters, the applied index
-    /// and the membership become visible together or not at all. Answers each entry's commands.
+    /// Applies committed entries in one transaction: their effects, the counters, the applied index, the
+    /// membership and the state's hash after each become visible together or not at all. Answers each
+    /// entry's commands.
     ///
     /// # Errors
     /// Nothing was applied then; the node must stop.
@@ -219,9 +237,7 @@ impl Storage {
                     Vec::new()
                 }
             });
-        }
-        if let Some(last) = records.last() {
-            txn.put_applied(&last.log_id)?;
+            txn.end_entry(&record.log_id)?;
         }
         txn.commit()?;
         Ok(answers)
@@ -302,5 +318,36 @@ impl StateReader {
     /// Bytes that the state takes on disk.
     pub fn bytes_on_disk(&self) -> u64 {
         self.current.load().bytes_on_disk()
+    }
+
+    /// Reads every record and computes the state's hash anew, on a thread that may take its time: see
+    /// [`StateView::scan`]. With it, how far the state had come.
+    ///
+    /// # Errors
+    /// When the state is so damaged that it cannot be read through.
+    pub fn scan(&self, progress: impl FnMut(u64)) -> Result<(Progress, Scan), StorageError> {
+        self.read(|view| Ok((view.progress()?, view.scan(progress)?)))
+    }
+
+    /// The file that holds the state.
+    pub fn file(&self) -> PathBuf {
+        self.current.load().data_file()
+    }
+
+    /// The next start is to throw this state away and rebuild it: it was found damaged.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn distrust(&self) -> Result<(), StorageError> {
+        self.current.load().distrust()
+    }
+
+    /// No start is to use this state again, nor one rebuilt from this node's snapshot and log, and is to say
+    /// `why`: it differs from that of its peers.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn refuse(&self, why: &str) -> Result<(), StorageError> {
+        self.current.load().refuse(why)
     }
 }

@@ -14,14 +14,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::env::{Generation, NextGeneration, remove_if_there};
+use super::env::{DATA, Generation, NextGeneration, remove_if_there};
+use super::tables::view::Scan;
+use super::verify::{Expected, REFILL, described};
 use super::{Progress, StorageError};
+use crate::domain::state_hash::StateHash;
 use crate::durable;
 use crate::proto::raft as pb;
 
 /// The version of the state's encoding that snapshots carry: it rises with that of the records, so that
 /// a node that could not read them refuses the snapshot instead of installing it. Older ones are read.
-pub const STATE_VERSION: u32 = 2;
+/// Version 3 added the state hash, and left the records as they were.
+pub const STATE_VERSION: u32 = 3;
+
+/// The first version whose states have a hash.
+pub(super) const HASHED_SINCE: u32 = 3;
 
 /// A snapshot on disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +37,49 @@ pub struct SnapshotFile {
     pub meta: pb::SnapshotMeta,
     /// The data.
     pub path: PathBuf,
+}
+
+impl SnapshotFile {
+    /// Whether the data are as long as the description says, and have its checksum.
+    fn check(&self) -> Result<(), StorageError> {
+        let SnapshotFile { meta, path } = self;
+        let (bytes, checksum) = measure(path)?;
+        if (bytes, checksum) == (meta.bytes, meta.checksum) {
+            return Ok(());
+        }
+        Err(StorageError::Damaged {
+            path: path.clone(),
+            what: format!(
+                "it has {bytes} bytes and checksum {checksum:016x}, expected {} and {:016x}; {REFILL}",
+                meta.bytes, meta.checksum
+            ),
+        })
+    }
+
+    /// Whether the records, of which `copy` was made, have the state hash of the description.
+    fn check_hash(&self, copy: &Generation) -> Result<(), StorageError> {
+        let damaged = |what| StorageError::Damaged {
+            path: self.path.clone(),
+            what: format!("{what}; {REFILL}"),
+        };
+        let (expected, described) = match described(&self.meta)? {
+            Some(hash) => (Expected::Scanned, Some(hash)),
+            None => (Expected::MayLack, None),
+        };
+        let found = copy.verify(expected).map_err(|error| match error {
+            StorageError::Damaged { what, .. } => damaged(what),
+            other => other,
+        })?;
+        match described {
+            Some(described) if found != Some(described) => {
+                let found = found.unwrap_or_default();
+                Err(damaged(format!(
+                    "its state hash is {found} instead of {described}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The folder of snapshots.
@@ -78,6 +128,14 @@ impl SnapshotStore {
                 path: self.dir.join(format!("{name}.mdb")),
             }));
         }
+    }
+
+    /// Reads the newest snapshot through.
+    ///
+    /// # Errors
+    /// `Damaged` when it is not what its description says.
+    pub(super) fn verify_current(&self) -> Result<(), StorageError> {
+        self.current()?.map_or(Ok(()), |current| current.check())
     }
 
     fn file_names(&self) -> Result<Vec<String>, StorageError> {
@@ -192,12 +250,14 @@ impl Build {
     }
 
     fn copy(&self, data: &Path) -> Result<pb::SnapshotMeta, StorageError> {
-        self.generation.copy_to(data)?;
-        fs::File::open(data)
-            .and_then(|file| file.sync_all())
-            .map_err(StorageError::io(data))?;
-        // LMDB chose the moment of the copy, so what it covers is read from the copy itself.
-        let Progress { applied, membership } = progress_of(data)?;
+        // The log is purged behind it: so it must be what was applied.
+        let (Progress { applied, membership }, recorded) = match self.sound_copy(data) {
+            Err(error) if error.is_damage() => {
+                self.generation.distrust()?;
+                return Err(error);
+            }
+            copied => copied?,
+        };
         let (bytes, checksum) = measure(data)?;
         Ok(pb::SnapshotMeta {
             last_log_id: applied,
@@ -205,7 +265,26 @@ impl Build {
             bytes,
             checksum,
             version: STATE_VERSION,
+            state_hash: recorded.to_bytes().to_vec(),
         })
+    }
+
+    /// Copies the state, and reads from the copy what it covers, since LMDB chose the moment, and its hash.
+    fn sound_copy(&self, data: &Path) -> Result<(Progress, StateHash), StorageError> {
+        self.generation.copy_to(data)?;
+        fs::File::open(data)
+            .and_then(|file| file.sync_all())
+            .map_err(StorageError::io(data))?;
+        let (progress, scan) = examine(data)?;
+        let recorded = scan.recorded.unwrap_or_default();
+        match scan.computed == recorded {
+            true => Ok((progress, recorded)),
+            false => Err(StorageError::mismatch(
+                &self.generation.data_file(),
+                recorded,
+                scan.computed,
+            )),
+        }
     }
 }
 
@@ -223,34 +302,36 @@ pub struct Prepared {
 }
 
 impl Prepare {
-    /// Verifies the snapshot, files it as the current one, and makes a database of a copy of it.
+    /// Verifies the snapshot, makes a database of a copy of it, and files it as the current one.
     ///
     /// # Errors
-    /// `Corrupt` when the data do not match their checksum or cover something else than they say.
+    /// `Damaged` when the data do not match their checksum or the records their hash, `Corrupt` when they
+    /// cover something else than they say. Nothing was filed then.
     pub fn run(self) -> Result<Prepared, StorageError> {
+        let version = self.received.meta.version;
+        if version > STATE_VERSION {
+            return Err(StorageError::Corrupt(format!(
+                "snapshot {} has version {version}, this server knows {STATE_VERSION}: upgrade it",
+                self.received.path.display()
+            )));
+        }
+        self.received.check()?;
+        let prepared = self.make();
+        if prepared.is_err() {
+            let _ = fs::remove_dir_all(&self.next.dir);
+        }
+        prepared
+    }
+
+    fn make(&self) -> Result<Prepared, StorageError> {
         let Prepare {
             store,
-            received: SnapshotFile { meta, path },
+            received: received @ SnapshotFile { meta, path },
             next,
         } = self;
-        if meta.version > STATE_VERSION {
-            return Err(StorageError::Corrupt(format!(
-                "snapshot {} has version {}, this server knows {STATE_VERSION}: upgrade it",
-                path.display(),
-                meta.version
-            )));
-        }
-        let (bytes, checksum) = measure(&path)?;
-        if (bytes, checksum) != (meta.bytes, meta.checksum) {
-            return Err(StorageError::Corrupt(format!(
-                "snapshot {} has {bytes} bytes and checksum {checksum:016x}, expected {} and {:016x}; to refill this \
-                 node from its peers, stop it, delete its data directory and start it",
-                path.display(),
-                meta.bytes,
-                meta.checksum
-            )));
-        }
-        let Progress { applied, membership } = progress_of(&path)?;
+        // The copy is what may not fit, so it comes first: it can be tried again.
+        let generation = next.fill(path)?;
+        let Progress { applied, membership } = generation.view()?.progress()?;
         let set_at = |membership: Option<&pb::StoredMembership>| membership.and_then(|set| set.log_id);
         if applied != meta.last_log_id || set_at(membership.as_ref()) != set_at(meta.last_membership.as_ref())
         {
@@ -260,13 +341,13 @@ impl Prepare {
                 meta.last_log_id
             )));
         }
-        // The copy is what may not fit, so it comes first: it can be tried again.
-        let generation = next.fill(&path)?;
-        if store.current()?.is_none_or(|current| current.path != path) {
-            fs::File::open(&path)
+        received.check_hash(&generation)?;
+        let is_kept = store.current()?.is_some_and(|current| current.path == *path);
+        if !is_kept {
+            fs::File::open(path)
                 .and_then(|file| file.sync_all())
-                .map_err(StorageError::io(&path))?;
-            store.keep(&path, meta)?;
+                .map_err(StorageError::io(path))?;
+            store.keep(path, meta.clone())?;
         }
         Ok(Prepared {
             number: next.number,
@@ -276,35 +357,30 @@ impl Prepare {
 }
 
 impl NextGeneration {
-    /// Makes a database of a copy of `data`; nothing is left of one that failed.
+    /// Makes a database of a copy of `data`.
     fn fill(&self, data: &Path) -> Result<Generation, StorageError> {
-        let filled = || {
-            // What a crash left of an earlier attempt.
-            remove_if_there(&self.dir)?;
-            fs::create_dir_all(&self.dir).map_err(StorageError::io(&self.dir))?;
-            fs::copy(data, self.dir.join("data.mdb")).map_err(StorageError::io(&self.dir))?;
-            Generation::open(&self.dir, self.map_size)
-        };
-        filled().inspect_err(|_| {
-            let _ = remove_if_there(&self.dir);
-        })
+        // What a crash left of an earlier attempt.
+        remove_if_there(&self.dir)?;
+        fs::create_dir_all(&self.dir).map_err(StorageError::io(&self.dir))?;
+        fs::copy(data, self.dir.join(DATA)).map_err(StorageError::io(&self.dir))?;
+        Generation::open(&self.dir, self.map_size)
     }
 }
 
-/// What a compact copy covers.
-fn progress_of(data: &Path) -> Result<Progress, StorageError> {
+/// What a compact copy covers, and what a scan of it finds.
+fn examine(data: &Path) -> Result<(Progress, Scan), StorageError> {
     // A folder of its own, where LMDB finds the copy under the name it expects.
     let dir = data.with_extension("open");
-    let linked = dir.join("data.mdb");
+    let linked = dir.join(DATA);
     let read = || {
         fs::create_dir_all(&dir)
             .and_then(|()| fs::hard_link(data, &linked))
             .map_err(StorageError::io(&dir))?;
-        Generation::peek(&dir)
+        Generation::examine(&dir)
     };
-    let progress = read();
+    let found = read();
     let _ = fs::remove_dir_all(&dir);
-    progress
+    found
 }
 
 /// A file's length and XXH3-64 checksum.
@@ -335,10 +411,10 @@ fn decode_meta(path: &Path, bytes: &[u8]) -> Result<pb::SnapshotMeta, StorageErr
         .split_first_chunk::<8>()
         .and_then(|(checksum, body)| (u64::from_be_bytes(*checksum) == xxh3_64(body)).then_some(body));
     let Some(body) = body else {
-        return Err(StorageError::Corrupt(format!(
-            "{} is damaged; to refill this node from its peers, stop it, delete its data directory and start it",
-            path.display()
-        )));
+        return Err(StorageError::Damaged {
+            path: path.to_owned(),
+            what: format!("its checksum is wrong; {REFILL}"),
+        });
     };
     pb::SnapshotMeta::decode(body).map_err(|error| StorageError::Decode {
         what: path.display().to_string(),

@@ -7,12 +7,15 @@ use tonic::{Request, Response, Status};
 
 use super::service::{Call, Shared, ask};
 use super::status::Failure;
+use crate::actors::auditor::messages::{Verification, VerifyState};
 use crate::actors::raft_node::messages::{GetStatus, MemberStatus, Role};
 use crate::domain::state::ReadTables;
+use crate::domain::state_hash::StateHash;
 use crate::proto::admin::admin_service_server::AdminService;
 use crate::proto::admin::{
     self, AllowMassDeleteRequest, AllowMassDeleteResponse, CheckFilesRequest, CheckFilesResponse,
-    GetNodeStatusRequest, GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse,
+    GetNodeStatusRequest, GetNodeStatusResponse, GetUpkeepRequest, GetUpkeepResponse, StateVerification,
+    VerifyStateRequest, VerifyStateResponse,
 };
 
 /// The operators' service.
@@ -27,6 +30,14 @@ impl AdminService for AdminDesk {
     ) -> Result<Response<GetNodeStatusResponse>, Status> {
         let (call, _) = self.0.open(request);
         self.0.answer(&call, self.0.get_node_status(&call)).await
+    }
+
+    async fn verify_state(
+        &self,
+        request: Request<VerifyStateRequest>,
+    ) -> Result<Response<VerifyStateResponse>, Status> {
+        let (call, VerifyStateRequest { begin }) = self.0.open(request);
+        self.0.answer(&call, self.0.verify_state(&call, begin)).await
     }
 
     async fn check_files(
@@ -55,6 +66,21 @@ impl AdminService for AdminDesk {
 }
 
 impl Shared {
+    async fn verify_state(&self, call: &Call, begin: bool) -> Result<VerifyStateResponse, Failure> {
+        let answer = ask(
+            &self.neighbours.verify_state,
+            VerifyState { begin },
+            call.deadline.for_handler(),
+        );
+        let status = answer.await.map_err(|_| Failure::NoAnswer("the auditor"))?;
+        Ok(VerifyStateResponse {
+            begun: status.begun,
+            records_so_far: status.records_so_far,
+            last: status.last.map(verification),
+            recent: status.recent.into_iter().map(state_hash).collect(),
+        })
+    }
+
     async fn get_node_status(&self, call: &Call) -> Result<GetNodeStatusResponse, Failure> {
         let answer = ask(
             &self.neighbours.get_status,
@@ -106,5 +132,36 @@ fn member(member: MemberStatus) -> admin::Member {
         grpc_addr: member.grpc_addr,
         voter: member.voter,
         matched_index: member.matched,
+    }
+}
+
+fn state_hash((index, hash): (u64, StateHash)) -> admin::StateHash {
+    admin::StateHash {
+        index,
+        hash: hash.to_bytes().to_vec(),
+    }
+}
+
+fn verification(verification: Verification) -> StateVerification {
+    let Verification {
+        number,
+        applied,
+        found,
+        took,
+    } = verification;
+    let index = applied.unwrap_or_default();
+    let common = StateVerification {
+        number,
+        took_ms: took.as_millis() as u64,
+        ..StateVerification::default()
+    };
+    match found {
+        Ok(found) => StateVerification {
+            recorded: Some(state_hash((index, found.recorded))),
+            computed: found.computed.to_bytes().to_vec(),
+            records: found.records,
+            ..common
+        },
+        Err(problem) => StateVerification { problem, ..common },
     }
 }

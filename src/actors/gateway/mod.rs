@@ -21,6 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::actors::auditor::messages::VerifyState;
 use crate::actors::data_servers::messages::{GetOrders, GetReports, HeartbeatReceived};
 use crate::actors::raft_node::messages::{AwaitRead, ClaimAnswer, GetStatus, LeadershipChanged, Propose};
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus};
@@ -102,6 +103,8 @@ pub struct GatewayNeighbours {
     pub get_upkeep: Recipient<GetUpkeepStatus>,
     /// The scheduler, for an operator's word.
     pub allow_mass_delete: Recipient<AllowMassDelete>,
+    /// The auditor, for operators.
+    pub verify_state: Recipient<VerifyState>,
 }
 
 /// The gateway.

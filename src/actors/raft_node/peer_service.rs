@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::messages::{ClaimAnswer, GetReadIndex, Leader, Propose, ProposeError, ReadError};
 use crate::domain::command::Applied;
+use crate::domain::state_hash::StateHash;
 use crate::proto::convert::{applied_to_proto, command_from_proto, origin_from_proto, refusal_to_proto};
 use crate::proto::grpc_timeout;
 use crate::proto::raft as pb;
@@ -16,6 +17,7 @@ use crate::raft::call_metadata::check;
 use crate::raft::channels::MAX_MESSAGE_BYTES;
 use crate::raft::identity::{ClaimOutcome, ClusterId, Identity};
 use crate::space::SpaceWatch;
+use crate::storage::StateReader;
 
 /// Answers other nodes. Knows the Raft node as recipients.
 pub struct PeerServer {
@@ -26,7 +28,11 @@ pub struct PeerServer {
     read_index: Recipient<GetReadIndex>,
     claim_answer: Recipient<ClaimAnswer>,
     space: SpaceWatch,
+    state: StateReader,
 }
+
+/// How many state hashes one answer holds at most: a millisecond's reading, 100 KiB.
+pub const MOST_HASHES: u32 = 4096;
 
 /// How long a forwarded request may take when it does not say.
 const DEFAULT_TIME: Duration = Duration::from_secs(5);
@@ -43,6 +49,7 @@ impl PeerServer {
         read_index: Recipient<GetReadIndex>,
         claim_answer: Recipient<ClaimAnswer>,
         space: SpaceWatch,
+        state: StateReader,
     ) -> PeerServiceServer<Self> {
         let server = PeerServer {
             identity,
@@ -51,6 +58,7 @@ impl PeerServer {
             read_index,
             claim_answer,
             space,
+            state,
         };
         PeerServiceServer::new(server)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -169,6 +177,27 @@ impl PeerService for PeerServer {
         // A gateway that has stopped delivers nothing any more, but what it did deliver it cannot say.
         let lost = claimed.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(pb::ClaimAnswerResponse { lost }))
+    }
+
+    async fn get_state_hashes(
+        &self,
+        request: Request<pb::GetStateHashesRequest>,
+    ) -> Result<Response<pb::GetStateHashesResponse>, Status> {
+        check(&self.identity, request.metadata())?;
+        let pb::GetStateHashesRequest { from_index, limit } = request.into_inner();
+        let read = self.state.read(|view| {
+            let applied = view.progress()?.applied;
+            Ok((applied, view.hashes(from_index, limit.min(MOST_HASHES).into())?))
+        });
+        let (applied, hashes) = read.map_err(|error| Status::internal(error.to_string()))?;
+        let hash = |(index, hash): (u64, StateHash)| pb::StateHash {
+            index,
+            hash: hash.to_bytes().to_vec(),
+        };
+        Ok(Response::new(pb::GetStateHashesResponse {
+            applied_index: applied.map(|id| id.index),
+            hashes: hashes.into_iter().map(hash).collect(),
+        }))
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-use super::messages::{Leader, ProposeError};
+use super::messages::{Leader, MemberStatus, ProposeError};
+use crate::actors::auditor::PeerHashes;
 use crate::domain::command::{Applied, Command, Origin};
+use crate::domain::state_hash::{Hashes, StateHash};
 use crate::proto::convert::{applied_from_proto, command_to_proto, origin_to_proto, refusal_from_proto};
 use crate::proto::raft as pb;
 use crate::proto::raft::peer_service_client::PeerServiceClient;
@@ -110,6 +112,28 @@ impl GrpcPeers {
         answered(within, client.identify(request)).await
     }
 
+    /// Asks a node for its state's hashes after the log entries `from .. from + limit`; those that it does not
+    /// know are left out, as are those beyond [`MOST_HASHES`](super::peer_service::MOST_HASHES).
+    ///
+    /// # Errors
+    /// When it does not answer in time, or is too old to know the question.
+    async fn state_hashes(
+        &self,
+        raft_addr: &str,
+        target: NodeId,
+        (from_index, limit): (u64, u32),
+        within: Duration,
+    ) -> Result<Hashes, PeerError> {
+        let mut client = self.client(raft_addr)?;
+        let request = self.request(target, pb::GetStateHashesRequest { from_index, limit }, within)?;
+        let answer = answered(within, client.get_state_hashes(request)).await?;
+        let hashes = answer.hashes.into_iter();
+        let hash = |found: pb::StateHash| Some((found.index, StateHash::from_bytes(&found.hash)?));
+        hashes
+            .map(|found| hash(found).ok_or_else(|| PeerError("a state hash not of 16 bytes".to_owned())))
+            .collect()
+    }
+
     /// Makes a fresh node a member-to-be of `cluster`; answers the cluster that it is in now.
     ///
     /// # Errors
@@ -141,6 +165,26 @@ async fn answered<T>(
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(PeerError(format!("{}: {}", status.code(), status.message()))),
         Err(_) => Err(PeerError(format!("no answer within {within:?}"))),
+    }
+}
+
+impl PeerHashes for GrpcPeers {
+    fn state_hashes(
+        &self,
+        member: &MemberStatus,
+        from: u64,
+        limit: u32,
+        within: Duration,
+    ) -> LocalBoxFuture<'static, Result<Hashes, String>> {
+        let peers = self.clone();
+        let (raft_addr, target) = (member.raft_addr.clone(), member.incarnation);
+        async move {
+            let told = peers
+                .state_hashes(&raft_addr, target, (from, limit), within)
+                .await;
+            told.map_err(|PeerError(why)| why)
+        }
+        .boxed_local()
     }
 }
 

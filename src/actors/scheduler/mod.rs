@@ -1,6 +1,6 @@
 //! The scheduler: when the leader's upkeep is due, and what is done with its plans.
 //!
-//! The actor owns the clocks (`ticks`) and knows who leads. It tells `data_servers` to judge health,
+//! The actor owns its clocks and knows who leads. It tells `data_servers` to judge health,
 //! frees the records of deleted directories (`reclaim`), and runs the passes of FSCK and of garbage
 //! collection (`fsck`, `gc`): pure plans in `domain`, made on a thread of their own (`passes`) from the
 //! replicated state and the reports. What a plan says goes to `data_servers` as orders and through the
@@ -19,7 +19,6 @@ mod proposals;
 mod reclaim;
 #[cfg(test)]
 mod tests;
-mod ticks;
 
 use std::time::{Duration, Instant};
 
@@ -31,10 +30,10 @@ use self::fsck::FsckState;
 use self::gc::GcState;
 use self::messages::{FsckDue, GcDue, GetUpkeepStatus, HealthCheckDue, NewsDue, ReclaimDue, UpkeepStatus};
 use self::passes::Entry;
-use self::ticks::Ticks;
 use super::data_servers::messages::{CheckHealth, GetReports, RemoveGarbage, RepairReplicas};
 use super::proposer::Proposer;
 use super::raft_node::messages::{GetReadIndex, LeadershipChanged, Propose};
+use super::ticks::Ticks;
 use crate::storage::StateReader;
 
 /// The bounds of the time between two checks of the DataServers' health.

@@ -22,6 +22,7 @@ fn start(dir: &Path) -> (Addr<StoreActor>, AppliedIndex, StateReader) {
     let storage = Storage::open(&StorageOptions {
         dir: dir.to_owned(),
         map_size: MAP_SIZE,
+        verify: true,
     })
     .unwrap();
     let reader = storage.reader();

@@ -1,6 +1,7 @@
 //! `cluster` and `leader`, with nodes that are gone.
 
 use super::*;
+use crate::proto::admin::{StateHash, StateVerification, VerifyStateResponse};
 
 fn meta(addr: &str) -> MetaServerMsg {
     let (host, port) = addr.rsplit_once(':').unwrap();
@@ -140,5 +141,89 @@ async fn the_table_is_printed_without_a_leader() {
     assert_eq!(
         minfs_at(&servers, &["--timeout", "300ms", "leader"]).await.0,
         Exit::Unavailable
+    );
+}
+
+fn hash(value: u8) -> Vec<u8> {
+    vec![value; 16]
+}
+
+/// A node whose state has `computed` for its records where its hash says `recorded`, and these hashes after
+/// the log entries 5, 6 ...
+fn verified(recorded: u8, computed: u8, recent: &[u8]) -> VerifyStateResponse {
+    let recent = recent.iter().zip(5..).map(|(value, index)| StateHash {
+        index,
+        hash: hash(*value),
+    });
+    VerifyStateResponse {
+        begun: 1,
+        records_so_far: None,
+        last: Some(StateVerification {
+            number: 1,
+            recorded: Some(StateHash {
+                index: 6,
+                hash: hash(recorded),
+            }),
+            computed: hash(computed),
+            records: 3,
+            ..StateVerification::default()
+        }),
+        recent: recent.collect(),
+    }
+}
+
+#[tokio::test]
+async fn verifying_compares_the_states_of_all_nodes() {
+    let cluster = Cluster::default();
+    let nodes = [cluster.serve(), cluster.serve(), cluster.serve()];
+    let members: Vec<_> = (1..).zip(&nodes).map(|(n, node)| member(n, &node.addr)).collect();
+    for (n, node) in (1..).zip(&nodes) {
+        node.set_status(status(n, Role::Follower, &members));
+    }
+    let verdicts = async |answers: [VerifyStateResponse; 3]| {
+        for (node, answer) in nodes.iter().zip(answers) {
+            node.set_verification(answer);
+        }
+        let (exit, document) = json(&nodes[0], &["cluster", "--verify"]).await;
+        let verdicts = document["nodes"].as_array().unwrap().iter();
+        let verdicts: Vec<_> = verdicts
+            .map(|node| node["verdict"].as_str().unwrap().to_owned())
+            .collect();
+        (exit, document["index"].as_u64(), verdicts.join(" "))
+    };
+    let sound = || verified(2, 2, &[1, 2, 3]);
+
+    // The last that all have counts: one is a log entry behind.
+    let answers = [sound(), sound(), verified(2, 2, &[1, 2])];
+    assert_eq!(
+        verdicts(answers).await,
+        (Exit::Ok, Some(6), "agrees agrees agrees".to_owned())
+    );
+    let answers = [sound(), verified(9, 9, &[1, 9, 9]), sound()];
+    let expected = (Exit::Differences, Some(7), "agrees differs agrees".to_owned());
+    assert_eq!(verdicts(answers).await, expected);
+    let answers = [verified(8, 8, &[8, 8, 8]), verified(9, 9, &[9, 9, 9]), sound()];
+    let expected = (Exit::Differences, Some(7), "differs differs differs".to_owned());
+    assert_eq!(verdicts(answers).await, expected);
+    let answers = [sound(), sound(), verified(2, 7, &[1, 2, 3])];
+    let expected = (Exit::Damaged, Some(7), "agrees agrees damaged".to_owned());
+    assert_eq!(verdicts(answers).await, expected);
+    let mut unreadable = sound();
+    unreadable.last.as_mut().unwrap().problem = "MDB_CORRUPTED".to_owned();
+    let expected = (Exit::Damaged, Some(7), "agrees damaged agrees".to_owned());
+    assert_eq!(verdicts([sound(), unreadable, sound()]).await, expected);
+
+    let [one, two, gone] = nodes;
+    drop(gone);
+    for node in [&one, &two] {
+        node.set_verification(sound());
+    }
+    let (exit, lines) = minfs(&one, &["cluster", "--verify"]).await;
+    assert_eq!(exit, Exit::Unavailable, "{lines}");
+    let last = lines.lines().find(|line| line.starts_with("meta-3")).unwrap();
+    assert!(last.contains("not known: "), "{lines}");
+    assert!(
+        lines.contains("02020202") || lines.contains("03030303"),
+        "{lines}"
     );
 }

@@ -65,6 +65,7 @@ struct Behaviour {
     of_rpc: Option<(&'static str, Fault)>,
     asked: Vec<Asked>,
     status: Option<GetNodeStatusResponse>,
+    verification: Option<VerifyStateResponse>,
     /// Requests below this path wait until so many of them wait together.
     gate: Option<(String, usize)>,
     waiting: usize,
@@ -172,6 +173,10 @@ impl Server {
 
     pub fn set_status(&self, status: GetNodeStatusResponse) {
         self.handler.behaviour().status = Some(status);
+    }
+
+    pub fn set_verification(&self, verification: VerifyStateResponse) {
+        self.handler.behaviour().verification = Some(verification);
     }
 
     /// Requests for paths that begin with `below` are only answered once `together` of them wait.
@@ -436,6 +441,13 @@ impl AdminService for Handler {
             Some(status) => Ok(Response::new(status)),
             None => Err(Status::unimplemented("no status")),
         }
+    }
+
+    async fn verify_state(&self, _: Request<VerifyStateRequest>) -> Answer<VerifyStateResponse> {
+        let answer = self.behaviour().verification.clone();
+        answer
+            .map(Response::new)
+            .ok_or_else(|| Status::unimplemented("no verification"))
     }
 
     async fn check_files(&self, request: Request<CheckFilesRequest>) -> Answer<CheckFilesResponse> {

@@ -648,6 +648,7 @@ fn header(term: u64, last: Option<pb::LogId>, data: &[u8]) -> pb::SnapshotChunk 
         bytes: data.len() as u64,
         checksum: xxh3_64(data),
         version: 1,
+        state_hash: Vec::new(),
     };
     let header = pb::SnapshotHeader {
         vote: leader_vote(term),

@@ -138,6 +138,7 @@ fn snapshots_come_back_as_they_were() {
                 bytes: 5,
                 checksum: u64::MAX,
                 version: 3,
+                state_hash: vec![7; 16],
             },
         };
         let back = snapshot_from_meta((&snapshot).into(), path.clone()).unwrap();

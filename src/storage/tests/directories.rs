@@ -185,10 +185,10 @@ fn a_batch_that_fails_leaves_nothing_behind() {
 /// Opens `dir` as of a boot and answers whether what was put into it is still there; then puts
 /// something in.
 fn still_there(dir: &Path, boot: &str, closed: bool) -> bool {
-    let (state, generation) = StateDir::open_at_boot(dir, MAP, boot).unwrap();
+    let (state, generation) = StateDir::open_at_boot(dir, MAP, true, boot).unwrap();
     let found = generation.view().unwrap().progress().unwrap().applied.is_some();
     let mut txn = generation.write().unwrap();
-    txn.put_applied(&log_id(1)).unwrap();
+    txn.end_entry(&log_id(1)).unwrap();
     txn.commit().unwrap();
     if closed {
         state.close_cleanly(&generation).unwrap();
@@ -230,7 +230,7 @@ fn a_state_directory_of_a_newer_server_is_refused() {
     drop(filled(dir.path()));
     let path = dir.path().join("lmdb/STATE");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("minfs-state 1", "minfs-state 2")).unwrap();
+    fs::write(&path, text.replace("minfs-state 2", "minfs-state 3")).unwrap();
     let error = Storage::open(&options(dir.path())).err().unwrap().to_string();
     assert!(error.contains("STATE: written by a newer server"), "{error}");
     assert!(error.contains("upgrade it"), "{error}");
@@ -249,9 +249,9 @@ fn a_damaged_state_file_is_refused_by_name() {
     for damaged in [
         "",
         "something else\n",
-        "minfs-state 1\n",
-        "minfs-state 1\ngeneration x\nboot b\nclean no\n",
-        "minfs-state 1\ngeneration 1\nclean no\n",
+        "minfs-state 2\n",
+        "minfs-state 2\ngeneration x\nboot b\nclean no\n",
+        "minfs-state 2\ngeneration 1\nclean no\n",
     ] {
         fs::write(&path, damaged).unwrap();
         let error = Storage::open(&options(dir.path())).err().unwrap().to_string();
@@ -290,7 +290,8 @@ fn what_was_prepared_before_the_machine_went_down_is_not_taken_for_an_empty_stat
     let dir = tempfile::tempdir().unwrap();
     killed_before_the_switch(dir.path());
     // Its pages may never have reached the disk.
-    let (_state, generation) = StateDir::open_at_boot(&dir.path().join("lmdb"), MAP, "another boot").unwrap();
+    let (_state, generation) =
+        StateDir::open_at_boot(&dir.path().join("lmdb"), MAP, true, "another boot").unwrap();
     let view = generation.view().unwrap();
     assert_eq!(view.progress().unwrap(), Progress::default());
     assert_eq!(paths_in(&view), Vec::<String>::new());
@@ -404,7 +405,7 @@ fn a_snapshot_that_is_not_what_it_says_is_refused_and_nothing_changes() {
         bytes[middle] ^= 1;
     };
     type Damage<'a> = &'a dyn Fn(&mut SnapshotFile);
-    let damages: [(&str, Damage<'_>); 7] = [
+    let damages: [(&str, Damage<'_>); 9] = [
         ("and checksum", &|file| edit(&file.path, flip)),
         ("bytes and checksum", &|file| {
             edit(&file.path, |bytes| bytes.truncate(bytes.len() - 1))
@@ -418,6 +419,8 @@ fn a_snapshot_that_is_not_what_it_says_is_refused_and_nothing_changes() {
             file.meta.last_log_id = Some(log_id(77))
         }),
         ("not what it says", &|file| file.meta.last_membership = None),
+        ("its state hash is", &|file| file.meta.state_hash[0] ^= 1),
+        ("without its state hash", &|file| file.meta.state_hash.clear()),
     ];
     for (why, damage) in damages {
         let mut file = received(&snapshot, target.path());

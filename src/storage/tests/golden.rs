@@ -284,17 +284,17 @@ fn keys_are_big_endian_and_stay() {
 fn the_small_files_keep_their_bytes_or_bump_the_version() {
     let dir = tempfile::tempdir().unwrap();
     let lmdb = dir.path().join("lmdb");
-    let (state, generation) = StateDir::open_at_boot(&lmdb, 1 << 20, "0b00").unwrap();
+    let (state, generation) = StateDir::open_at_boot(&lmdb, 1 << 20, true, "0b00").unwrap();
     let text = || fs::read_to_string(lmdb.join("STATE")).unwrap();
     assert_eq!(
         text(),
-        "minfs-state 1\ngeneration 1\nboot 0b00\nclean no\n",
+        "minfs-state 2\ngeneration 1\nboot 0b00\nclean no\n",
         "{BUMP}"
     );
     state.close_cleanly(&generation).unwrap();
     assert_eq!(
         text(),
-        "minfs-state 1\ngeneration 1\nboot 0b00\nclean yes\n",
+        "minfs-state 2\ngeneration 1\nboot 0b00\nclean yes\n",
         "{BUMP}"
     );
     drop(generation);
@@ -326,16 +326,18 @@ fn the_small_files_keep_their_bytes_or_bump_the_version() {
         }),
         bytes: 301,
         checksum: 150,
-        version: 2,
+        version: 3,
+        state_hash: vec![7; 16],
     };
     let golden = joined(&[
         b"\x0a\x09\x0a\x04\x08\x03\x10\x07\x10\xac\x02", // 1 last_log_id
         &nested(0x12, &[b"\x0a\x08\x0a\x04\x08\x03\x10\x07\x10\x01"]), // 2 last_membership
         b"\x18\xad\x02",                                 // 3 bytes
         b"\x20\x96\x01",                                 // 4 checksum
-        b"\x28\x02",                                     // 5 version
+        b"\x28\x03",                                     // 5 version
+        &nested(0x32, &[&[7; 16]]),                      // 6 state_hash
     ]);
     assert_eq!(meta.encode_to_vec(), golden, "{BUMP}");
     assert_eq!(pb::SnapshotMeta::decode(&golden[..]).unwrap(), meta);
-    assert_eq!(snapshot::STATE_VERSION, 2);
+    assert_eq!(snapshot::STATE_VERSION, 3);
 }

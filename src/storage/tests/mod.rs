@@ -4,7 +4,8 @@
 //! on the rules that shares no code with them, and against what [`soundness`] asks of any state;
 //! [`rules`] has the corners that random histories do not reach, [`writes`] those of content,
 //! [`upkeep`] those of blocks that nobody owns; [`scans`] the walks over the tables; [`directories`] what crashes, restarts and snapshots may
-//! and may not do; [`golden`] the bytes of our own formats, and [`upgrades`] those of older servers.
+//! and may not do; [`hashes`] the state hash, and [`damage`] what flipped and missing bytes do; [`golden`] the bytes of our own formats, and
+//! [`upgrades`] those of older servers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,11 +16,14 @@ use crate::domain::ids::{BlockId, InodeId, ServerId};
 use crate::domain::namespace as namespace_rules;
 use crate::domain::path::CleanPath;
 use crate::domain::state::{Counters, Entry, Garbage, GarbageReason, OwnedRun, ReadTables};
+use crate::domain::state_hash::{Hashes, StateHash};
 
+mod damage;
 mod directories;
 mod drafts;
 mod golden;
 mod golden_commands;
+mod hashes;
 mod model;
 mod namespace;
 mod rules;
@@ -37,6 +41,7 @@ fn options(dir: &Path) -> StorageOptions {
     StorageOptions {
         dir: dir.to_owned(),
         map_size: 64 << 20,
+        verify: true,
     }
 }
 
@@ -47,6 +52,29 @@ fn open(dir: &Path) -> Storage {
 fn dump(storage: &Storage) -> Dump {
     let tables = storage.reader().read(|view| view.dump()).unwrap();
     tables.into_iter().collect()
+}
+
+/// The state's hash, after comparing it with what a scan finds and with what is kept for the last entry.
+#[track_caller]
+fn assert_adds_up(storage: &Storage) -> StateHash {
+    let (progress, scan) = storage.reader().scan(|_| ()).unwrap();
+    assert_eq!(scan.recorded, Some(scan.computed), "{progress:?}");
+    scan.computed
+}
+
+/// The same, and it is the hash that is kept of the last entry.
+#[track_caller]
+fn assert_hashed(storage: &Storage) -> StateHash {
+    let progress = storage.progress().unwrap();
+    let computed = assert_adds_up(storage);
+    if let Some(applied) = progress.applied {
+        let kept = storage
+            .reader()
+            .read(|view| view.hashes(applied.index, 1))
+            .unwrap();
+        assert_eq!(kept, [(applied.index, computed)].into());
+    }
+    computed
 }
 
 fn log_id(index: u64) -> pb::LogId {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::drafts::{Item, a_history, a_split, resolve};
+use super::hashes::kept_hashes;
 use super::model::{Answer, Model};
 use super::soundness::{answer_of, assert_same, decoded};
 use super::*;
@@ -120,6 +121,7 @@ proptest! {
         let tables = decoded(&dump(&storage));
         tables.assert_sound();
         assert_same(&tables, &model);
+        assert_hashed(&storage);
     }
 }
 
@@ -154,6 +156,12 @@ proptest! {
         prop_assert_eq!(again, answers);
         prop_assert_eq!(dump(&two), dump(&one));
         prop_assert_eq!(dump(&three), dump(&one));
+        // And the same hash after every entry, those before the snapshot included.
+        let kept = kept_hashes(&one);
+        prop_assert_eq!(kept.len(), records.len());
+        prop_assert_eq!(&kept_hashes(&two), &kept);
+        prop_assert_eq!(&kept_hashes(&three), &kept);
+        prop_assert_eq!(assert_hashed(&three), assert_hashed(&one));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What older servers wrote is read, and never written again: log entries, records, whole directories
-//! and snapshots of version 1, which knew no staged writes and not how far a write had come.
+//! and snapshots of version 1, which knew no staged writes and not how far a write had come, and of
+//! version 2, which knew no state hash.
 
 use prost::Message;
 
@@ -126,15 +127,28 @@ fn as_version_1(table: &str, value: &[u8]) -> Vec<u8> {
 
 /// Makes a state one that version 1 wrote.
 fn downgrade(storage: &Storage) -> Dump {
-    let generation = storage.current.load();
-    let mut txn = generation.write().unwrap();
-    for (table, records) in dump(storage) {
-        for (key, value) in records {
-            txn.put_raw(table, &key, &as_version_1(table, &value)).unwrap();
-        }
-    }
-    txn.commit_raw().unwrap();
+    without_hash(storage, |table, value| as_version_1(table, value));
     dump(storage)
+}
+
+/// Replaces the values, and leaves the state without a hash, as servers did before version 3.
+fn without_hash(storage: &Storage, change: impl Fn(&str, &[u8]) -> Vec<u8>) {
+    let generation = storage.current.load();
+    let mut raw = Vec::new();
+    for (table, records) in dump(storage) {
+        raw.extend(records.into_iter().map(|(key, value)| {
+            let value = change(table, &value);
+            (table, key, value)
+        }));
+    }
+    generation.write().unwrap().commit_raw(&raw).unwrap();
+}
+
+/// A directory's `STATE`, as servers left it before version 3.
+fn state_of_layout_1(dir: &Path) {
+    let path = dir.join("lmdb/STATE");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("minfs-state 2", "minfs-state 1")).unwrap();
 }
 
 /// With a record in every table, and nothing that version 1 did not know.
@@ -213,22 +227,102 @@ fn a_directory_of_version_1_is_opened_and_goes_on() {
         }
     }
     storage.close().unwrap();
+    state_of_layout_1(dir.path());
     let mut storage = open(dir.path());
     assert_eq!(dump(&storage), old, "opening it changes nothing");
+    assert_hashed(&storage);
     assert_goes_on(&mut storage);
+    assert_hashed(&storage);
+}
+
+/// Version 2 had the records of version 3, and no state hash.
+#[test]
+fn a_directory_of_version_2_gets_the_hash_that_it_would_have_had() {
+    for (verify, rewritten) in [(true, true), (false, true), (true, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut storage = filled(dir.path());
+        let (all, hash) = (dump(&storage), assert_hashed(&storage));
+        without_hash(&storage, |_, value| value.to_vec());
+        assert_eq!(dump(&storage), all);
+        storage.close().unwrap();
+        let old = StorageOptions {
+            verify,
+            ..options(dir.path())
+        };
+        if !rewritten {
+            // A server of this version never leaves a state without its hash: that is damage.
+            storage = Storage::open(&old).unwrap();
+            assert_eq!(storage.progress().unwrap(), Progress::default());
+            continue;
+        }
+        state_of_layout_1(dir.path());
+        storage = Storage::open(&old).unwrap();
+        assert_eq!(dump(&storage), all);
+        assert_eq!(assert_hashed(&storage), hash);
+        let applied = storage.progress().unwrap().applied.unwrap().index;
+        let hashes = storage.reader().read(|view| view.hashes(0, u64::MAX)).unwrap();
+        assert_eq!(hashes, [(applied, hash)].into(), "from here on they are kept");
+        // From here on an older server must not have it.
+        let text = std::fs::read_to_string(dir.path().join("lmdb/STATE")).unwrap();
+        assert!(text.starts_with("minfs-state 2\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_version_2_is_installed_and_gets_its_hash() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let old_node = filled(dirs[0].path());
+    let hash = assert_hashed(&old_node);
+    let built = old_node.build_snapshot().run().unwrap();
+    // Of another state, that the one below is not taken for it.
+    without_hash(&old_node, |_, value| value.to_vec());
+    let path = dirs[1].path().join("received");
+    let generation = old_node.current.load();
+    generation.copy_to(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut meta = pb::SnapshotMeta {
+        version: 2,
+        bytes: bytes.len() as u64,
+        checksum: xxhash_rust::xxh3::xxh3_64(&bytes),
+        state_hash: Vec::new(),
+        ..built.meta
+    };
+    let mut node = open(dirs[1].path());
+    let install = |meta: &pb::SnapshotMeta| {
+        let (meta, path) = (meta.clone(), path.clone());
+        node.prepare_install(SnapshotFile { meta, path }).run()
+    };
+    // The same data are no snapshot of version 3.
+    meta.version = 3;
+    meta.state_hash = hash.to_bytes().to_vec();
+    let error = install(&meta).err().unwrap().to_string();
+    assert!(
+        error.contains("received is damaged: it has no state hash"),
+        "{error}"
+    );
+    meta.version = 2;
+    meta.state_hash.clear();
+    let prepared = install(&meta).unwrap();
+    node.install(prepared).unwrap();
+    assert_eq!(dump(&node), dump(&old_node));
+    assert_eq!(assert_hashed(&node), hash);
 }
 
 #[test]
 fn a_snapshot_of_version_1_is_installed_kept_and_goes_on() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let old_node = filled(dirs[0].path());
-    let old = downgrade(&old_node);
     let built = old_node.build_snapshot().run().unwrap();
+    let old = downgrade(&old_node);
     let mut node = open(dirs[1].path());
     let path = dirs[1].path().join("raft/snapshots/received-1.tmp");
-    std::fs::copy(&built.path, &path).unwrap();
+    old_node.current.load().copy_to(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
     let meta = pb::SnapshotMeta {
         version: 1,
+        bytes: bytes.len() as u64,
+        checksum: xxhash_rust::xxh3::xxh3_64(&bytes),
+        state_hash: Vec::new(),
         ..built.meta
     };
     let prepared = node
@@ -250,6 +344,7 @@ fn a_snapshot_of_version_1_is_installed_kept_and_goes_on() {
     node.install(prepared).unwrap();
     assert_eq!(dump(&node), old);
     assert_goes_on(&mut node);
+    assert_hashed(&node);
     let snapshot = node.build_snapshot().run().unwrap();
     assert_eq!(snapshot.meta.version, snapshot::STATE_VERSION);
 }

@@ -339,3 +339,63 @@ async fn an_operator_is_told_where_this_node_stands() {
     };
     assert_eq!(answer, expected);
 }
+
+#[actix::test]
+async fn an_operator_is_told_what_the_auditor_found() {
+    use crate::actors::auditor::messages::{Found, Verification, VerifyStatus};
+    use crate::domain::state_hash::StateHash;
+    let found = Found {
+        recorded: StateHash(2),
+        computed: StateHash(3),
+        records: 4,
+    };
+    let verification = |found| Verification {
+        number: 1,
+        applied: Some(7),
+        found,
+        took: Duration::from_millis(5),
+    };
+    let status = VerifyStatus {
+        begun: 1,
+        records_so_far: Some(4096),
+        last: Some(verification(Ok(found))),
+        recent: [(6, StateHash(1)), (7, StateHash(2))].into(),
+    };
+    let rig = Rig::start("meta-1", |_| {}).await;
+    let told = status.clone();
+    rig.with(|neighbour, _| neighbour.verification = told).await;
+    let ask = async |rig: &Rig, begin| {
+        let asked = rig
+            .admin()
+            .verify_state(admin::VerifyStateRequest { begin })
+            .await;
+        asked.unwrap().into_inner()
+    };
+    let hash = |index, hash: u128| admin::StateHash {
+        index,
+        hash: hash.to_be_bytes().to_vec(),
+    };
+    let expected = admin::VerifyStateResponse {
+        begun: 1,
+        records_so_far: Some(4096),
+        last: Some(admin::StateVerification {
+            number: 1,
+            recorded: Some(hash(7, 2)),
+            computed: 3_u128.to_be_bytes().to_vec(),
+            records: 4,
+            took_ms: 5,
+            problem: String::new(),
+        }),
+        recent: vec![hash(6, 1), hash(7, 2)],
+    };
+    assert_eq!(ask(&rig, false).await, expected);
+    assert_eq!(ask(&rig, true).await.begun, 2);
+
+    let unreadable = VerifyStatus {
+        last: Some(verification(Err("no".to_owned()))),
+        ..status
+    };
+    rig.with(|neighbour, _| neighbour.verification = unreadable).await;
+    let last = ask(&rig, false).await.last.unwrap();
+    assert_eq!((last.problem.as_str(), last.recorded), ("no", None));
+}

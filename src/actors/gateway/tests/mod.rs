@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use super::{GatewayActor, GatewayNeighbours, GatewaySettings, LEADER_KEY, start};
+use crate::actors::auditor::messages::{VerifyState, VerifyStatus};
 use crate::actors::data_servers::messages::{
     DataServerCommand, GetOrders, GetReports, HeartbeatError, HeartbeatReceived, OrderCounts, Reports,
     ServerReport,
@@ -79,6 +80,7 @@ struct Neighbour {
     upkeep: UpkeepStatus,
     /// Deletes that an operator's word lets go.
     held_back: u64,
+    verification: VerifyStatus,
     cluster_id: Option<String>,
     statuses_asked: usize,
     /// Committed elsewhere, and applied here when the read of this number is allowed.
@@ -96,6 +98,7 @@ impl Neighbour {
         let options = StorageOptions {
             dir: dir.path().to_owned(),
             map_size: 64 << 20,
+            verify: true,
         };
         Neighbour {
             storage: Storage::open(&options).unwrap(),
@@ -112,6 +115,7 @@ impl Neighbour {
             orders: OrderCounts::default(),
             upkeep: UpkeepStatus::default(),
             held_back: 0,
+            verification: VerifyStatus::default(),
             cluster_id: Some("c".into()),
             statuses_asked: 0,
             catch_up: None,
@@ -275,6 +279,15 @@ impl Handler<AllowMassDelete> for Neighbour {
     }
 }
 
+impl Handler<VerifyState> for Neighbour {
+    type Result = MessageResult<VerifyState>;
+
+    fn handle(&mut self, VerifyState { begin }: VerifyState, _: &mut Self::Context) -> Self::Result {
+        self.verification.begun += u64::from(begin);
+        MessageResult(self.verification.clone())
+    }
+}
+
 impl Handler<GetStatus> for Neighbour {
     type Result = MessageResult<GetStatus>;
 
@@ -365,6 +378,7 @@ fn neighbours(neighbour: &Addr<Neighbour>) -> GatewayNeighbours {
         get_orders: neighbour.clone().recipient(),
         get_upkeep: neighbour.clone().recipient(),
         allow_mass_delete: neighbour.clone().recipient(),
+        verify_state: neighbour.clone().recipient(),
     }
 }
 

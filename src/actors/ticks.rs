@@ -1,4 +1,4 @@
-//! The clocks of the scheduler: tasks outside of the actor, because the timers of a busy actor starve.
+//! Clocks of actors: tasks outside of them, because the timers of a busy actor starve.
 //!
 //! Invariant: a task ends with the [`Ticks`] that it belongs to, and keeps no actor alive.
 
@@ -45,8 +45,8 @@ impl Drop for Ticks {
 mod tests {
     use actix::Context;
 
-    use super::super::super::testing::wait_until;
-    use super::super::messages::ReclaimDue;
+    use super::super::scheduler::messages::ReclaimDue;
+    use super::super::testing::wait_until;
     use super::*;
 
     struct Sleeper;
