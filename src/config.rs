@@ -53,6 +53,9 @@ pub struct Server {
     pub request_timeout: Duration,
     /// `max_in_flight`: requests worked on at once; one more is refused with `RESOURCE_EXHAUSTED`.
     pub max_in_flight: usize,
+    /// `max_connections`: connections of clients served at once; requests on one more are refused with
+    /// `RESOURCE_EXHAUSTED`. Fewer where the system does not allow as many open files.
+    pub max_connections: usize,
 }
 
 /// `database`: where the state lies.
@@ -286,6 +289,7 @@ impl Default for Server {
             grpc_port: 9090,
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,
+            max_connections: 16_384,
         }
     }
 }

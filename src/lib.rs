@@ -10,19 +10,24 @@
 //! 4. [`raft`]: openraft's glue: log, state machine port, network between the MetaServers, identity of a node.
 //! 5. [`actors`]: who owns what while the server runs. `raft_node` proposes, grants reads and forwards;
 //!    `store` applies; `data_servers` knows who is alive; `registrar` keeps this node in etcd; `scheduler`
-//!    ticks; `gateway` speaks gRPC to clients.
-//! 6. [`config`], [`logging`] and [`space`]: `config.yaml`, the log, and what a full disk forbids.
-//! 7. [`node`]: the only wiring: builds, starts and stops the actors. `src/bin/metaserver.rs` runs it.
-//! 8. [`client`] and [`cli`]: the other side of the wire, and the command `minfs`.
-//! 9. [`dataserver`]: the server that keeps the blocks; shares nothing but the wire with the MetaServer.
+//!    ticks; `auditor` compares states; `gateway` speaks gRPC to clients.
+//! 6. [`connections`]: how both gRPC servers accept and serve, within bounds.
+//! 7. [`config`], [`logging`] and [`space`]: `config.yaml`, the log, and what a full disk forbids.
+//! 8. [`node`]: the only wiring: builds, starts and stops the actors. `src/bin/metaserver.rs` runs it.
+//! 9. [`client`] and [`cli`]: the other side of the wire, and the command `minfs`.
+//! 10. [`dataserver`]: the server that keeps the blocks; shares nothing but the wire with the MetaServer.
 
 pub mod actors;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod connections;
 pub mod dataserver;
 pub mod domain;
 mod durable;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod logging;
 pub mod node;
 #[cfg(feature = "planted-bugs")]

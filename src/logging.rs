@@ -12,6 +12,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use env_logger::{Builder, Target};
@@ -60,6 +62,27 @@ pub enum LoggingError {
     /// A second call in one process.
     #[error("logging was set up before")]
     Twice,
+}
+
+/// Between two lines of one [`Seldom`].
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Something that is worth a line once in a while.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it is time for a line; it counts as written.
+    pub fn may_speak(&self) -> bool {
+        let now = Instant::now();
+        // A moment is never half written.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| now.duration_since(last) >= EVERY);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
 }
 
 /// Starts logging, for the whole process.

@@ -15,7 +15,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 
 use crate::actors::auditor::AuditorActor;
 use crate::actors::data_servers::{DataServersActor, DataServersSettings};
@@ -32,9 +32,11 @@ use crate::actors::registrar::messages::Unregister;
 use crate::actors::registrar::{Registrar, RegistrarSettings};
 use crate::actors::scheduler::{SchedulerActor, SchedulerNeighbours, SchedulerSettings};
 use crate::actors::store::{AppliedIndex, CloseStore, StoreActor};
-use crate::config::NodeSettings;
-use crate::raft::channels::{Channels, server_builder};
+use crate::config::{Config, NodeSettings};
+use crate::connections;
+use crate::raft::channels::{Channels, server_bounds};
 use crate::raft::config::{RaftSettings, openraft_config};
+use crate::raft::guard::Guard;
 use crate::raft::identity::Identity;
 use crate::raft::log_store::{LogLimits, LogStore};
 use crate::raft::network::Network;
@@ -219,23 +221,23 @@ impl Node {
 
         let raft_server =
             RaftServer::new(raft.clone(), identity.clone(), &snapshots, space.clone()).map_err(data)?;
-        let serve = server_builder()
-            .add_service(raft_server.into_service())
-            .add_service(PeerServer::service(
-                identity.clone(),
-                bootstrap,
-                raft_node.clone().recipient(),
-                raft_node.clone().recipient(),
-                gateway.clone().recipient(),
-                space.clone(),
-                reader.clone(),
-            ))
-            .serve_with_incoming(TcpIncoming::from(raft_listener).with_nodelay(Some(true)));
-        let raft_server = tokio::spawn(async move {
-            if let Err(error) = serve.await {
-                log::error!("the server for peers stopped: {error}");
-            }
-        });
+        let peer_server = PeerServer::service(
+            identity.clone(),
+            bootstrap,
+            raft_node.clone().recipient(),
+            raft_node.clone().recipient(),
+            gateway.clone().recipient(),
+            space.clone(),
+            reader.clone(),
+        );
+        let calls = max_waiting(config);
+        let guard = Guard::new(identity.clone(), calls);
+        let raft_server = tokio::spawn(connections::serve(
+            raft_listener,
+            Routes::new(guard.guard(raft_server.into_service())).add_service(guard.guard(peer_server)),
+            server_bounds(calls),
+            std::future::pending(),
+        ));
 
         let membership = Membership::new(
             raft.clone(),
@@ -399,7 +401,7 @@ fn start_raft_node(
             RaftNodeSettings {
                 name: settings.name.clone(),
                 reads: config.reads,
-                max_waiting: config.server.max_in_flight * config.raft.peers.len().max(1),
+                max_waiting: max_waiting(config),
             },
             Openraft::new(raft.clone()),
             peers.clone().port(),
@@ -418,6 +420,11 @@ fn start_raft_node(
     }
 }
 
+/// What this node may have to answer for when it leads: its own clients' requests, and those of the others'.
+fn max_waiting(config: &Config) -> usize {
+    config.server.max_in_flight * config.raft.peers.len().max(1)
+}
+
 fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySettings {
     let config = &settings.config;
     GatewaySettings {
@@ -432,6 +439,7 @@ fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySetting
             .collect(),
         request_timeout: config.server.request_timeout,
         max_in_flight: config.server.max_in_flight,
+        connections: connections::fit(config.server.max_connections),
         max_file_size: config.cluster.max_file_size,
     }
 }

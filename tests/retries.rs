@@ -134,16 +134,12 @@ impl Lost {
     }
 }
 
-fn send_create(mut meta: Meta, path: &'static str) -> impl Future<Output = ()> + Send {
-    async move {
-        let _ = meta.create_node(create(path)).await;
-    }
+async fn send_create(mut meta: Meta, path: &'static str) {
+    let _ = meta.create_node(create(path)).await;
 }
 
-fn send_delete(mut meta: Meta, path: &'static str) -> impl Future<Output = ()> + Send {
-    async move {
-        let _ = meta.delete_node(delete(path)).await;
-    }
+async fn send_delete(mut meta: Meta, path: &'static str) {
+    let _ = meta.delete_node(delete(path)).await;
 }
 
 #[tokio::test]

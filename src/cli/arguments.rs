@@ -18,7 +18,7 @@ pub(super) const REMOTE: &str = "minfs:";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  diff found differences, fsck found something that is not as it should be
+  1  diff or cluster --verify found differences, fsck something that is not as it should be
   2  the command line is wrong
   3  not found
   4  already exists (mirror: an entry exists as another kind)
@@ -27,7 +27,8 @@ Exit codes:
   7  outcome unknown: the request that failed may have happened, look before trying again
   8  a local file or directory cannot be read or written, or the output cannot be written
   9  any other error of the server
-  10 damaged: the bytes that were read do not match the file's MD5
+  10 damaged: the bytes that were read do not match the file's MD5, or (cluster --verify) a
+     MetaServer's records the hash of its state
   130, 143  interrupted, terminated; what was under way may have happened
 
 With --json, every command prints one JSON document on stdout; an error is

@@ -559,7 +559,6 @@ pub fn host_port(server: &MetaServerMsg) -> String {
     format!("{}:{}", server.host, server.port)
 }
 
-/// 128 random bits in 32 hex digits: one logical operation.
 /// What one node answers for itself: it is not repeated elsewhere.
 async fn of_one_node<A>(
     limit: Duration,
@@ -575,6 +574,7 @@ async fn of_one_node<A>(
     }
 }
 
+/// 128 random bits in 32 hex digits: one logical operation.
 fn request_id() -> Result<MetadataValue<Ascii>> {
     let id = format!("{:032x}", rand::random::<u128>());
     MetadataValue::try_from(id.as_str()).map_err(|_| Error::InvalidArgument(format!("request id {id}")))

@@ -22,6 +22,7 @@ pub(super) const KEYS: &[&str] = &[
     "server.grpc_port",
     "server.request_timeout",
     "server.max_in_flight",
+    "server.max_connections",
     "database.dir",
     "database.badger_dir",
     "database.map_size",
@@ -135,11 +136,13 @@ fn server(mut part: Section, report: &mut Report) -> Server {
         grpc_port,
         request_timeout,
         max_in_flight,
+        max_connections,
     } = Server::default();
     let server = Server {
         grpc_port: part.number("grpc_port", grpc_port, 1..=u16::MAX.into(), report),
         request_timeout: part.duration("request_timeout", request_timeout, report),
         max_in_flight: part.number("max_in_flight", max_in_flight, 1..=1 << 24, report),
+        max_connections: part.number("max_connections", max_connections, 1..=1 << 24, report),
     };
     part.finish(report);
     server

@@ -82,9 +82,10 @@ fn the_defaults_are_those_of_the_contract() {
         (
             c.server.grpc_port,
             c.server.request_timeout,
-            c.server.max_in_flight
+            c.server.max_in_flight,
+            c.server.max_connections
         ),
-        (9090, seconds(5), 4096)
+        (9090, seconds(5), 4096, 16_384)
     );
     assert_eq!(
         (
@@ -153,6 +154,7 @@ fn every_key_is_obeyed() {
         c.server.request_timeout = Duration::from_millis(500)
     });
     check("server.max_in_flight", "7", &|c| c.server.max_in_flight = 7);
+    check("server.max_connections", "7", &|c| c.server.max_connections = 7);
     check("database.dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.badger_dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.map_size", "1GiB", &|c| c.database.map_size = 1 << 30);
@@ -259,6 +261,7 @@ fn wrong_values_are_refused_with_the_keys_name() {
     let numbers = [
         "server.grpc_port",
         "server.max_in_flight",
+        "server.max_connections",
         "database.map_size",
         "cluster.default_replication",
         "cluster.max_file_size",

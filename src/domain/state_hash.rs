@@ -94,6 +94,7 @@ impl fmt::Display for Difference {
 pub fn judge(court: &Court, ours: &Hashes, peers: &BTreeMap<NodeId, Hashes>) -> Verdict {
     let mut up_to = None;
     let mut differing = BTreeSet::new();
+    let mut others_odd = None;
     for (index, own) in ours {
         let mut camps: BTreeMap<StateHash, BTreeSet<NodeId>> = BTreeMap::new();
         for (peer, theirs) in peers {
@@ -130,11 +131,15 @@ pub fn judge(court: &Court, ours: &Hashes, peers: &BTreeMap<NodeId, Hashes>) -> 
         // With the majority on this node's side, and nobody against it any more, those who differed before do.
         let against = if against.is_empty() { &differing } else { &against };
         if let Some(difference) = first_difference(ours, peers, against) {
-            return match odd {
-                true => Verdict::Odd(difference),
-                false => Verdict::OthersOdd(difference),
-            };
+            if odd {
+                return Verdict::Odd(difference);
+            }
+            // That another is odd first does not mean that this node is not, later.
+            others_odd.get_or_insert(difference);
         }
+    }
+    if let Some(difference) = others_odd {
+        return Verdict::OthersOdd(difference);
     }
     match first_difference(ours, peers, &differing) {
         Some(difference) => Verdict::Undecided(difference),
@@ -288,6 +293,22 @@ mod tests {
         assert_eq!(
             judge(&court(&[1, 2, 3]), &ours, &peers),
             Verdict::OthersOdd(expected)
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_odd_later_than_another_is_odd() {
+        let ours = hashes(5, &[50, 60, 71]);
+        let one = hashes(5, &[50, 61, 70]);
+        let peers = [(2, one), (3, hashes(5, &[50, 60, 70]))].into();
+        let expected = difference(6, true, 60, &[(2, 61)]);
+        assert_eq!(judge(&court(&[1, 2, 3]), &ours, &peers), Verdict::Odd(expected));
+        let peers = [2, 4, 5].map(|id| (id, hashes(5, &[50, 60, 70])));
+        let peers = peers.into_iter().chain([(3, hashes(5, &[50, 61, 72]))]).collect();
+        let expected = difference(7, true, 71, &[(2, 70), (4, 70), (5, 70)]);
+        assert_eq!(
+            judge(&court(&[1, 2, 3, 4, 5]), &ours, &peers),
+            Verdict::Odd(expected)
         );
     }
 

@@ -62,7 +62,7 @@ impl<U: Message + Default> Decoder for ContractDecoder<U> {
 }
 
 /// What the sender of a message that does not decode is told.
-fn refused(message: Bytes, error: &prost::DecodeError) -> Status {
+pub(crate) fn refused(message: Bytes, error: &prost::DecodeError) -> Status {
     Status::invalid_argument(match first_text(message) {
         Some(text) if std::str::from_utf8(&text).is_err() => format!("not UTF-8: {}", rendered(&text)),
         Some(_) | None => format!("malformed request: {error}"),

@@ -7,6 +7,7 @@
 //! once in its place (design rule 9).
 
 use tonic::Status;
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::identity::Identity;
@@ -34,12 +35,12 @@ pub fn stamp(identity: &Identity, target: NodeId, metadata: &mut MetadataMap) ->
     Ok(())
 }
 
-/// Whether a call is for this node, in this cluster; the caller's node id if so.
+/// Whether a call with these headers is for this node, in this cluster; the caller's node id if so.
 ///
 /// # Errors
 /// `FAILED_PRECONDITION`, naming both, when it is for another cluster or another incarnation, and
 /// when this node is in no cluster; `INVALID_ARGUMENT` when the call does not say.
-pub fn check(identity: &Identity, metadata: &MetadataMap) -> Result<NodeId, Status> {
+pub fn check(identity: &Identity, metadata: &HeaderMap) -> Result<NodeId, Status> {
     let cluster = text(metadata, CLUSTER)?;
     let from = number(metadata, FROM)?;
     let target = number(metadata, TARGET)?;
@@ -68,14 +69,14 @@ pub fn check(identity: &Identity, metadata: &MetadataMap) -> Result<NodeId, Stat
     Ok(from)
 }
 
-fn text<'m>(metadata: &'m MetadataMap, key: &'static str) -> Result<&'m str, Status> {
+fn text<'m>(metadata: &'m HeaderMap, key: &'static str) -> Result<&'m str, Status> {
     metadata
         .get(key)
         .and_then(|value| value.to_str().ok())
         .ok_or_else(|| Status::invalid_argument(format!("call without {key}")))
 }
 
-fn number(metadata: &MetadataMap, key: &'static str) -> Result<NodeId, Status> {
+fn number(metadata: &HeaderMap, key: &'static str) -> Result<NodeId, Status> {
     let text = text(metadata, key)?;
     text.parse()
         .map_err(|_| Status::invalid_argument(format!("{key} is no number: {text}")))

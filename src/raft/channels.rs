@@ -1,6 +1,6 @@
 //! Connections to other MetaServers, and how both ends of them are tuned.
 //!
-//! The clients of both peer services take their channels here; the wiring takes the server's settings.
+//! The clients of both peer services take their channels here; the wiring takes the server's bounds.
 //!
 //! Invariant: what must be quick never queues behind what is large: each [`Lane`] is a connection of
 //! its own.
@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::connections::{AnswerBounds, Bounds};
 
 /// The largest message that peers send each other: an append request is far smaller, but a single
 /// entry must fit whatever a client sent.
@@ -77,13 +79,36 @@ impl Channels {
     }
 }
 
-/// The settings of the server on `raft_addr`. Give it its listener through
-/// `TcpIncoming::from(listener).with_nodelay(Some(true))`: a server that does not bind by itself does
-/// not set that.
-pub fn server_builder() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+/// Connections to `raft_addr`: each peer has one a [`Lane`]; the rest is for those that are being restarted,
+/// and for strangers until they are found out.
+const CONNECTIONS: usize = 256;
+
+/// How long a connection may take to say that it speaks HTTP/2, and until one of its calls was meant for this
+/// node: peers call at once.
+const GREETING: Duration = Duration::from_secs(5);
+const STRANGERS: Duration = Duration::from_secs(10);
+
+/// How long an answer may wait to be taken: a peer that does not read is not there.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// What the server on `raft_addr` lets its connections take; `calls` are let in at once (see
+/// [`super::guard`]).
+pub fn server_bounds(calls: usize) -> Bounds {
+    Bounds {
+        connections: CONNECTIONS,
+        // Peers try again by themselves; nobody else needs to be told why.
+        excess: 0,
+        excess_time: Duration::ZERO,
+        streams: u32::try_from(calls).unwrap_or(u32::MAX).saturating_add(1024),
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        keepalive: (KEEP_ALIVE, KEEP_ALIVE),
+        greeting: GREETING,
+        strangers: Some(STRANGERS),
+        answer_time: ANSWER_TIME,
+        answers: AnswerBounds {
+            each: MAX_MESSAGE_BYTES,
+            total: 4 * MAX_MESSAGE_BYTES,
+        },
+    }
 }

@@ -15,6 +15,10 @@ pub mod call_metadata;
 pub mod channels;
 pub mod config;
 pub mod convert;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod guard;
 pub mod identity;
 mod log_codec;
 pub mod log_store;

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
+};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call_metadata;
@@ -20,13 +23,16 @@ use super::channels::MAX_MESSAGE_BYTES;
 use super::convert::{AppendOutcome, DecodeError, Span, TransferOutcome, snapshot_from_meta};
 use super::identity::Identity;
 use super::ports::{Snapshot, SnapshotData};
-use super::snapshot_transfer::{self, Incoming, ReceiveError};
+use super::snapshot_transfer::{self, CHUNK_WITHIN, Incoming, ReceiveError};
 use super::state_machine::{OpenraftSnapshot, StateMachine};
 use super::types::{Entry, EntryPayload, LogId, TypeConfig, Vote};
 use crate::durable;
 use crate::proto::raft as pb;
 use crate::space::{Level, SpaceWatch, mebibytes};
 use pb::raft_service_server::{RaftService, RaftServiceServer};
+
+/// How many terms a vote may be ahead of this node's: more elections than a cluster ever holds.
+const TERM_LEAP: u64 = 1 << 32;
 
 /// openraft, with our types.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -70,8 +76,41 @@ impl RaftServer {
 
     /// The message of a call that is meant for this node.
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
-        call_metadata::check(&self.identity, request.metadata())?;
+        call_metadata::check(&self.identity, request.metadata().as_ref())?;
         Ok(request.into_inner())
+    }
+
+    /// Whether this may be a peer's vote. Terms are used up one an election and end at 2^63: one that leaps
+    /// ahead was damaged on its way or made up, and following it would leave none for the next election.
+    fn plausible(&self, vote: Vote) -> Result<(), Status> {
+        let ours = self.raft.metrics().borrow_watched().current_term;
+        match vote.leader_id.term.saturating_sub(ours) {
+            ..TERM_LEAP => Ok(()),
+            _ => Err(Status::invalid_argument(format!(
+                "vote {vote} is implausible: the term here is {ours}"
+            ))),
+        }
+    }
+
+    /// Whether openraft can take these entries. It would cut off its log to follow a leader that contradicts
+    /// what is committed here; no peer that follows the protocol does. Log ids grow with their indexes, so that
+    /// nothing at or before the committed one can be of a later leader.
+    fn agreeing(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        self.plausible(request.vote)?;
+        let Some(committed) = self.raft.metrics().borrow_watched().local_committed else {
+            return Ok(request);
+        };
+        let entries = request.entries.iter().map(|entry| entry.log_id);
+        let contradicts = |id: &LogId| id.index <= committed.index && *id > committed;
+        match request.prev_log_id.into_iter().chain(entries).find(contradicts) {
+            None => Ok(request),
+            Some(id) => Err(Status::invalid_argument(format!(
+                "append request refused: {id} contradicts {committed}, which is committed here"
+            ))),
+        }
     }
 
     /// Whether openraft can take this snapshot. It panics on one that contradicts its leader's vote
@@ -169,7 +208,7 @@ impl RaftService for RaftServer {
         let failure = Failure::default();
         let answers = self
             .raft
-            .stream_append(requests(messages, self.room.clone(), failure.clone()))
+            .stream_append(requests(self.clone(), messages, failure.clone()))
             .map(|answer| {
                 let result = answer.map_err(stopped)?;
                 Ok(AppendOutcome::from(result).0)
@@ -183,6 +222,7 @@ impl RaftService for RaftServer {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
         let request = AppendEntriesRequest::try_from(self.admit(request)?).map_err(malformed)?;
+        let request = self.agreeing(request)?;
         self.room.check(&request)?;
         let span = Span::of(&request);
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
@@ -199,7 +239,8 @@ impl RaftService for RaftServer {
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let request: VoteRequest<TypeConfig> = self.admit(request)?.try_into().map_err(malformed)?;
+        self.plausible(request.vote)?;
         let answer = self.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(answer.into()))
     }
@@ -208,7 +249,8 @@ impl RaftService for RaftServer {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let request: VoteRequest<TypeConfig> = self.admit(request)?.try_into().map_err(malformed)?;
+        self.plausible(request.vote)?;
         let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(answer.into()))
     }
@@ -218,12 +260,15 @@ impl RaftService for RaftServer {
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         let mut chunks = self.admit(request)?;
-        let first = chunks.message().await?.and_then(|chunk| chunk.content);
+        let first = timeout(CHUNK_WITHIN, chunks.message()).await;
+        let late = |_| Status::deadline_exceeded("the snapshot's header does not come");
+        let first = first.map_err(late)??.and_then(|chunk| chunk.content);
         let Some(pb::snapshot_chunk::Content::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot without its header"));
         };
         let incoming = Incoming::new(&self.snapshots);
         let (vote, snapshot) = decode_header(header, incoming.path()).map_err(malformed)?;
+        self.plausible(vote)?;
 
         // A leader that is none any more learns it before it has sent everything.
         let ours = self.raft.metrics().borrow_watched().vote;
@@ -271,7 +316,9 @@ impl RaftService for RaftServer {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let request = self.admit(request)?.try_into().map_err(malformed)?;
+        let request: TransferLeaderRequest<TypeConfig> =
+            self.admit(request)?.try_into().map_err(malformed)?;
+        self.plausible(*request.from_leader())?;
         let answer = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         Ok(Response::new(TransferOutcome::from(answer).0))
     }
@@ -303,21 +350,22 @@ impl Failure {
 
 /// The requests of a stream, up to the first that is broken, makes no sense, or finds no room.
 fn requests(
+    server: RaftServer,
     messages: Streaming<pb::AppendRequest>,
-    room: Room,
     failure: Failure,
 ) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
     futures::stream::unfold(
-        (messages, room, failure),
-        |(mut messages, room, failure)| async move {
+        (server, messages, failure),
+        |(server, mut messages, failure)| async move {
             let request = match messages.message().await {
                 Ok(message) => AppendEntriesRequest::try_from(message?)
                     .map_err(malformed)
-                    .and_then(|request| room.check(&request).map(|()| request)),
+                    .and_then(|request| server.agreeing(request))
+                    .and_then(|request| server.room.check(&request).map(|()| request)),
                 Err(status) => Err(status),
             };
             match request {
-                Ok(request) => Some((request, (messages, room, failure))),
+                Ok(request) => Some((request, (server, messages, failure))),
                 Err(status) => {
                     failure.set(status);
                     None

@@ -7,12 +7,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::ports::{Snapshot, SnapshotData};
@@ -22,6 +24,9 @@ use crate::proto::raft as pb;
 
 /// Bytes in one chunk.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// A sender whose next chunk takes longer has given up, or is no peer.
+pub(super) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
 
 /// How the names of files begin that are being received.
 const INCOMING: &str = "incoming-";
@@ -159,7 +164,8 @@ where
     let mut file = File::create_new(incoming.path()).await.map_err(at)?;
     let mut left = announced.bytes;
     let mut checksum = Xxh3::new();
-    while let Some(chunk) = chunks.next().await {
+    let silent = |_| ReceiveError::Broken(tonic::Status::deadline_exceeded("the next chunk does not come"));
+    while let Some(chunk) = timeout(CHUNK_WITHIN, chunks.next()).await.map_err(silent)? {
         let Some(pb::snapshot_chunk::Content::Data(data)) = chunk.map_err(ReceiveError::Broken)?.content
         else {
             return Err(ReceiveError::Malformed("a chunk without data".to_owned()));

@@ -225,8 +225,12 @@ impl StateDir {
         match opened {
             Ok(generation) => Ok(Some(generation)),
             Err(error) if error.is_damage() => {
+                let what = match error {
+                    StorageError::Damaged { what, .. } => what,
+                    other => other.to_string(),
+                };
                 log::error!(
-                    "the state in {} is damaged, {error}: rebuilding it from the newest snapshot and the log",
+                    "the state in {} is damaged: {what}; rebuilding it from the newest snapshot and the log",
                     dir.join(DATA).display()
                 );
                 Ok(None)

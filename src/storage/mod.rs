@@ -23,6 +23,9 @@ use crate::proto::raft as pb;
 
 mod codec;
 pub mod env;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod snapshot;
 pub mod tables;
 #[cfg(test)]
@@ -31,6 +34,7 @@ mod verify;
 
 use env::Generation;
 use tables::view::{Scan, StateView};
+pub use verify::REFILL;
 
 /// What can go wrong with the state on disk. Every kind is fatal to the node, whose state no longer
 /// follows the log.

@@ -399,14 +399,14 @@ fn measure(path: &Path) -> Result<(u64, u64), StorageError> {
     }
 }
 
-fn encode_meta(meta: &pb::SnapshotMeta) -> Vec<u8> {
+pub(super) fn encode_meta(meta: &pb::SnapshotMeta) -> Vec<u8> {
     let body = meta.encode_to_vec();
     let mut bytes = xxh3_64(&body).to_be_bytes().to_vec();
     bytes.extend_from_slice(&body);
     bytes
 }
 
-fn decode_meta(path: &Path, bytes: &[u8]) -> Result<pb::SnapshotMeta, StorageError> {
+pub(super) fn decode_meta(path: &Path, bytes: &[u8]) -> Result<pb::SnapshotMeta, StorageError> {
     let body = bytes
         .split_first_chunk::<8>()
         .and_then(|(checksum, body)| (u64::from_be_bytes(*checksum) == xxh3_64(body)).then_some(body));

@@ -21,7 +21,7 @@ use crate::domain::state_hash::StateHash;
 use crate::proto::convert::DecodeError;
 
 /// What an operator does about a file that cannot be made anew from this node's own.
-pub(super) const REFILL: &str =
+pub const REFILL: &str =
     "to refill this node from its peers, stop it, move its data directory away and start it";
 
 impl StorageError {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
+use minfs::actors::gateway::REQUEST_ID_KEY;
 use minfs::proto::dfs::meta_server_service_client::MetaServerServiceClient;
 use minfs::proto::dfs::{
     CreateNodeRequest, DeleteNodeRequest, FileType, FinalizeWriteRequest, GetBlockLocationsRequest,
@@ -290,6 +291,9 @@ pub async fn send(node: &mut Node, base: &str, op: &Op) -> Result<Answer, Status
     fn timed<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(DEADLINE);
+        // Without one, a client's request may be taken for the repeat of another's at the same address.
+        let id = format!("{:032x}", rand::random::<u128>());
+        request.metadata_mut().insert(REQUEST_ID_KEY, id.parse().unwrap());
         request
     }
     let full = |path: &str| match path {

@@ -11,6 +11,7 @@ use minfs::proto::admin::{CheckFilesRequest, FileCounts};
 use tempfile::TempDir;
 
 use super::cluster::{Cluster, EVENTUALLY, Port, Setup};
+use super::memory::{Memory, memory};
 use super::wait::until;
 
 /// What a cluster has to be like so that a test need not wait for minutes until a DataServer is given up.
@@ -102,10 +103,7 @@ impl DataServers {
     /// Resident memory of a process at its highest, bytes.
     pub fn peak_memory(&self, n: usize) -> u64 {
         let process = self.servers[n].process.as_ref().expect("it runs");
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib << 10
+        memory(process.id(), Memory::Peak)
     }
 
     /// The block files on a DataServer's disk.

@@ -60,6 +60,8 @@ pub struct Setup {
     pub snapshot_threshold: u64,
     /// `database`, in YAML's flow style.
     pub database: &'static str,
+    /// `server`, in YAML's flow style.
+    pub server: &'static str,
     /// `cluster`, in YAML's flow style.
     pub cluster: &'static str,
     /// `scheduler`, in YAML's flow style.
@@ -90,6 +92,7 @@ impl Default for Setup {
             snapshot_interval: "120s",
             snapshot_threshold: 8192,
             database: "{}",
+            server: "{}",
             cluster: "{}",
             scheduler: "{}",
             places: vec![],
@@ -175,6 +178,7 @@ impl Cluster {
             snapshot_interval,
             snapshot_threshold,
             database,
+            server,
             cluster,
             scheduler,
             ..
@@ -185,6 +189,7 @@ impl Cluster {
              snapshot_interval: {snapshot_interval}\n  \
              snapshot_threshold: {snapshot_threshold}\n\
              database: {database}\n\
+             server: {server}\n\
              cluster: {cluster}\n\
              scheduler: {scheduler}\n\
              logging: {{ level: info, file: \"\" }}\n\
@@ -294,6 +299,11 @@ impl Cluster {
         .await;
         node.process = None;
         ended
+    }
+
+    /// The process that a node is now.
+    pub fn process(&self, n: usize) -> u32 {
+        self.nodes[n].process.as_ref().expect("the node runs").id()
     }
 
     /// Processor time that a node has used, all its threads together.

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::actors::raft_node::messages::{GetStatus, MemberStatus, NodeStatus};
 use crate::actors::ticks::Ticks;
 use crate::domain::state_hash::{Court, Difference, Hashes, Verdict, judge};
-use crate::storage::StateReader;
+use crate::storage::{REFILL, StateReader};
 
 pub mod messages;
 #[cfg(test)]
@@ -40,8 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many recent hashes an operator is told.
 const RECENT: u64 = 1024;
 
-/// What an operator does about a state that cannot be used.
-const REFILL: &str = "to refill this node from its peers, stop it, move its data directory away and start it";
+/// How long a node goes on after an operator's verification found it damaged, so that the operator hears of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the auditor asks of other nodes.
 pub trait PeerHashes {
@@ -65,6 +65,8 @@ pub struct AuditorActor {
     stop: mpsc::Sender<String>,
     ticks: Option<Ticks>,
     comparing: bool,
+    /// This comparison has met a difference.
+    disputed: bool,
     /// Up to where this node was found to agree with whom it could ask.
     agreed: u64,
     /// The difference that was logged last: it is said once.
@@ -91,6 +93,7 @@ impl AuditorActor {
             stop,
             ticks: None,
             comparing: false,
+            disputed: false,
             agreed: 0,
             said: None,
             begun: 0,
@@ -104,43 +107,57 @@ impl AuditorActor {
         let _ = self.stop.try_send(why);
     }
 
-    /// Obeys the verdict; whether there is more to compare.
-    fn obey(&mut self, verdict: Verdict, members: &[MemberStatus]) -> bool {
+    /// Obeys what a page of hashes from `from` on says; gives where to go on, if anywhere.
+    fn obey(&mut self, compared: Compared) -> Option<u64> {
+        let Compared {
+            from,
+            applied,
+            members,
+            verdict,
+        } = compared;
+        let after = from + u64::from(PAGE);
+        let after = (after <= applied).then_some(after);
         match verdict {
             Verdict::Agreed { up_to } => {
-                let further = up_to.is_some_and(|up_to| up_to > self.agreed);
-                self.agreed = up_to.unwrap_or_default().max(self.agreed);
-                further
+                let further = up_to.filter(|up_to| *up_to > from);
+                // Not past a difference that nobody could decide.
+                if !self.disputed {
+                    self.agreed = self.agreed.max(up_to.unwrap_or_default());
+                }
+                // What the page lacks is not known here or to the peers: they have forgotten it, or never knew.
+                further.or(after)
             }
             Verdict::Odd(difference) => {
                 let why = format!(
                     "the state of this node differs from that of a majority {difference}: its hash is {}, that \
                      of {}; {REFILL}",
                     difference.ours,
-                    others(&difference, members)
+                    others(&difference, &members)
                 );
                 if let Err(error) = self.state.refuse(&why) {
                     log::error!("the state of this node could not be marked as refused: {error}");
                 }
                 self.stop(why);
-                false
+                None
             }
             Verdict::OthersOdd(difference) => {
-                self.say_once(
-                    difference,
-                    members,
-                    "a majority agrees with this node, the others must stop",
-                );
-                false
+                let what = "a majority agrees with this node, the others must stop";
+                self.say_once(difference, &members, what);
+                after
             }
             Verdict::Undecided(difference) => {
-                self.say_once(difference, members, "no majority can be asked who is right");
-                false
+                let what = "no majority can be asked who is right";
+                self.say_once(difference, &members, what);
+                // Whoever has forgotten these may know later ones.
+                after
             }
         }
     }
 
     fn say_once(&mut self, difference: Difference, members: &[MemberStatus], what: &str) {
+        if std::mem::replace(&mut self.disputed, true) {
+            return; // only the first one of each comparison
+        }
         if self.said.as_ref() != Some(&difference) {
             log::error!(
                 "states differ {difference}: the hash of this node is {}, that of {}; {what}",
@@ -151,7 +168,7 @@ impl AuditorActor {
         }
     }
 
-    fn verified(&mut self, verification: Verification) {
+    fn verified(&mut self, verification: Verification, ctx: &mut Context<Self>) {
         self.scanned = None;
         let damage = match &verification.found {
             Ok(found) if found.recorded == found.computed => {
@@ -175,10 +192,12 @@ impl AuditorActor {
                 log::error!("the damaged state could not be marked: {error}");
             }
             let file = self.state.file();
-            self.stop(format!(
+            let why = format!(
                 "{} is damaged: {damage}; the next start makes it anew from the newest snapshot and the log",
                 file.display()
-            ));
+            );
+            log::error!("{why}");
+            ctx.run_later(LAST_WORDS, |auditor, _| auditor.stop(why));
         }
     }
 }
@@ -198,6 +217,10 @@ fn others(difference: &Difference, members: &[MemberStatus]) -> String {
 
 /// What a comparison found.
 struct Compared {
+    /// The first index that was asked for.
+    from: u64,
+    /// How far this node had come.
+    applied: u64,
     members: Vec<MemberStatus>,
     verdict: Verdict,
 }
@@ -215,9 +238,9 @@ async fn compare(
         let applied = view.progress()?.applied.map_or(0, |applied| applied.index);
         let oldest = applied.saturating_sub(u64::from(PAGE) * PAGES as u64);
         let from = from.max(oldest);
-        Ok((from, view.hashes(from, PAGE.into())?))
+        Ok((from, applied, view.hashes(from, PAGE.into())?))
     });
-    let (from, ours) = match read {
+    let (from, applied, ours) = match read {
         Ok(read) => read,
         Err(error) => {
             log::error!("the hashes of this node's state cannot be read: {error}");
@@ -240,11 +263,16 @@ async fn compare(
             Err(why) => log::debug!("{name} tells no state hashes: {why}"),
         }
     }
+    if theirs.is_empty() {
+        return None;
+    }
     let court = Court {
         own: raft.incarnation,
         voters: voters(&raft.members),
     };
     Some(Compared {
+        from,
+        applied,
         verdict: judge(&court, &ours, &theirs),
         members: raft.members,
     })
@@ -268,26 +296,28 @@ impl Handler<CompareDue> for AuditorActor {
 
     fn handle(&mut self, _: CompareDue, ctx: &mut Self::Context) {
         if !self.comparing {
-            self.comparing = true;
-            self.compare_page(PAGES, ctx);
+            (self.comparing, self.disputed) = (true, false);
+            // From the last common one on: if the next differs, that was the first.
+            self.compare_from(self.agreed, PAGES, ctx);
         }
     }
 }
 
 impl AuditorActor {
-    fn compare_page(&mut self, pages_left: usize, ctx: &mut Context<Self>) {
-        // From the last common one on: if the next differs, that was the first.
-        let compared = compare(
-            self.status.clone(),
-            self.state.clone(),
-            self.peers.clone(),
-            self.agreed,
-        );
+    /// Compares a page, and those after it.
+    fn compare_from(&mut self, from: u64, pages_left: usize, ctx: &mut Context<Self>) {
+        let compared = compare(self.status.clone(), self.state.clone(), self.peers.clone(), from);
         ctx.spawn(compared.into_actor(self).map(move |compared, actor, ctx| {
-            let more = compared.is_some_and(|compared| actor.obey(compared.verdict, &compared.members));
-            match more && pages_left > 1 {
-                true => actor.compare_page(pages_left - 1, ctx),
-                false => actor.comparing = false,
+            let asked = compared.is_some();
+            match compared.and_then(|compared| actor.obey(compared)) {
+                Some(next) if pages_left > 1 => actor.compare_from(next, pages_left - 1, ctx),
+                _ => {
+                    actor.comparing = false;
+                    if asked && !actor.disputed {
+                        // What differs from now on is news.
+                        actor.said = None;
+                    }
+                }
             }
         }));
     }
@@ -303,13 +333,14 @@ impl Handler<VerifyState> for AuditorActor {
             self.scanned = Some(counter.clone());
             let state = self.state.clone();
             let scan = tokio::task::spawn_blocking(move || scan(&state, number, &counter));
-            ctx.spawn(scan.into_actor(self).map(move |scanned, actor, _| {
-                actor.verified(scanned.unwrap_or_else(|error| Verification {
+            ctx.spawn(scan.into_actor(self).map(move |scanned, actor, ctx| {
+                let verification = scanned.unwrap_or_else(|error| Verification {
                     number,
                     applied: None,
                     found: Err(error.to_string()),
                     took: Duration::ZERO,
-                }));
+                });
+                actor.verified(verification, ctx);
             }));
         }
         let recent = self.state.read(|view| {

@@ -255,6 +255,58 @@ async fn a_long_way_is_compared_page_by_page() {
     );
 }
 
+/// Peers that were filled by a snapshot of an older server, or that have gone on for long, know only the newest.
+#[actix::test]
+async fn what_both_have_forgotten_is_passed_over() {
+    let mut bench = bench(u64::from(PAGE) + 100);
+    let last = u64::from(PAGE) + 50;
+    let newest: Hashes = bench.own().split_off(&last);
+    bench.tell(2, newest.clone());
+    bench.tell(3, newest.clone());
+    bench.compare(3).await;
+    let page = u64::from(PAGE);
+    assert_eq!(
+        bench.asked_from().iter().step_by(2).copied().collect::<Vec<_>>(),
+        [0, page, page + 100]
+    );
+    assert!(bench.stopped.try_recv().is_err());
+    bench.compare(1).await;
+    assert_eq!(bench.asked_from(), [page + 100; 2], "it agreed up to there");
+}
+
+/// The one that could decide has forgotten the index where it began.
+#[actix::test]
+async fn a_difference_is_decided_by_later_indexes_too() {
+    let mut bench = bench(u64::from(PAGE) + 100);
+    let others = from(&bench.own(), 7, 1);
+    bench.tell(3, others.clone().split_off(&(u64::from(PAGE) + 50)));
+    bench.tell(2, others);
+    bench.compare(2).await;
+    let why = bench.stopped.recv().await.unwrap();
+    let first = format!("differs from that of a majority at or before index {PAGE}: ");
+    assert!(why.contains(&first), "{why}");
+}
+
+#[actix::test]
+async fn a_difference_that_is_gone_is_forgotten() {
+    let mut bench = bench(20);
+    let own = bench.own();
+    bench.tell(2, from(&own, 7, 1));
+    bench.tell(3, own.clone());
+    bench.compare(1).await;
+    // It stopped, and was refilled.
+    bench.tell(2, own);
+    bench.compare(2).await;
+    assert_eq!(
+        bench.asked_from()[0],
+        0,
+        "agreement was not believed beyond the difference"
+    );
+    bench.compare(1).await;
+    assert_eq!(bench.asked_from(), [20, 20]);
+    assert!(bench.stopped.try_recv().is_err());
+}
+
 #[actix::test]
 async fn a_sound_state_is_verified_and_a_damaged_one_stops_the_node() {
     let mut sound = bench(20);

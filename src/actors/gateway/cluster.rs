@@ -214,13 +214,18 @@ fn checked(request: &HeartbeatRequest, origin: Option<IpAddr>) -> Result<String,
     reachable(addr, origin)
 }
 
+/// What names and addresses of hosts are made of.
+fn of_a_host(c: char) -> bool {
+    c.is_ascii_alphanumeric() || ".-_:[]%".contains(c)
+}
+
 /// A DataServer's address as others can use it. Old ones advertise what they listen on: where the
 /// host is unspecified, it is the one that the beat came from.
 fn reachable(addr: &str, origin: Option<IpAddr>) -> Result<String, Refusal> {
     let invalid =
         |why: &str| Refusal::invalid_argument(format!("DataServer address {why}: {}", addr.escape_debug()));
     let (host, port) = host_and_port(addr).ok_or_else(|| invalid("is not host:port"))?;
-    if host.len() > 255 || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if host.len() > 255 || !host.chars().all(of_a_host) {
         return Err(invalid("has no usable host"));
     }
     let bare = host

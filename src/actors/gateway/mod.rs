@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use futures::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -25,6 +24,7 @@ use crate::actors::auditor::messages::VerifyState;
 use crate::actors::data_servers::messages::{GetOrders, GetReports, HeartbeatReceived};
 use crate::actors::raft_node::messages::{AwaitRead, ClaimAnswer, GetStatus, LeadershipChanged, Propose};
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus};
+use crate::connections::Fit;
 use crate::storage::StateReader;
 
 mod admin;
@@ -52,6 +52,13 @@ pub use service::REQUEST_ID_KEY;
 use service::Shared;
 pub use status::LEADER_KEY;
 
+/// Looks at some of the state between two turns of everything else: a few milliseconds each.
+const LOOKS: usize = 4;
+
+/// Looks at much of the state that go on at once. Each may hold an answer of many MiB that the bounds on answers
+/// do not know yet.
+const LARGE_LOOKS: usize = 4;
+
 /// How the gateway behaves.
 #[derive(Clone, Debug)]
 pub struct GatewaySettings {
@@ -67,6 +74,8 @@ pub struct GatewaySettings {
     pub request_timeout: Duration,
     /// How many requests may be under way, and as many heartbeats beside them.
     pub max_in_flight: usize,
+    /// How many connections are served, and how many more are refused with a status.
+    pub connections: Fit,
     /// Bytes; a larger file is refused.
     pub max_file_size: u64,
 }
@@ -162,24 +171,25 @@ impl GatewayActor {
             who_leads: ctx.address().recipient(),
             state: self.state.clone(),
             started: Instant::now(),
+            looks: Semaphore::new(LOOKS),
+            large_looks: Arc::new(Semaphore::new(LARGE_LOOKS)),
             cluster_id: OnceLock::new(),
         });
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = stopped.map(|_| ()); // dropped means stop, too
-        let serve = server::serve(
+        match server::serve(
             shared,
             self.receipts.clone(),
             self.health.clone(),
-            incoming,
+            listener,
             stopped,
-        );
-        let done = tokio::spawn(async {
-            if let Err(error) = serve.await {
-                log::error!("the gRPC server failed: {error}");
+        ) {
+            Ok(serve) => {
+                let done = tokio::spawn(serve);
+                self.server = Some(RunningServer { stop, done });
             }
-        });
-        self.server = Some(RunningServer { stop, done });
+            Err(error) => log::error!("the gRPC server failed: {error}"),
+        }
     }
 
     /// What health is to say now.

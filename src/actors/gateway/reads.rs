@@ -24,6 +24,9 @@ use crate::proto::dfs::{
 use crate::storage::StorageError;
 use crate::storage::tables::StateView;
 
+/// How many records are read at once, without a thought: microseconds' worth.
+const AT_ONCE: usize = 64;
+
 /// How many records are read in place: a few milliseconds' worth.
 const IN_PLACE: usize = 4096;
 
@@ -61,36 +64,58 @@ impl Shared {
         }
     }
 
-    /// Looks at the state: in place when it is a matter of few records, else on another thread.
-    /// `look` is told how many records it may take.
+    /// Looks at the state: at once when it is a matter of few records, in turn when it is one of more, and
+    /// on another thread when it is one of many. `look` is told how many records it may take.
     pub(super) async fn look<T: Send + 'static>(
         &self,
         call: &Call,
         look: impl Fn(&StateView<'_>, usize) -> Result<T, LookError> + Send + 'static,
     ) -> Result<T, Failure> {
-        match self.state.read(|view| Ok(look(view, IN_PLACE)))? {
-            Ok(seen) => Ok(seen),
-            Err(LookError::Refused(refusal)) => Err(refusal.into()),
-            Err(LookError::Storage(error)) => Err(error.into()),
+        match self.state.read(|view| Ok(look(view, AT_ONCE)))? {
+            Err(LookError::TooMany) => {}
+            seen => return answer(seen),
+        }
+        match self.look_in_turn(call, &look).await? {
             Err(LookError::TooMany) => self.look_aside(call, move |view| look(view, usize::MAX)).await,
+            seen => answer(seen),
         }
     }
 
-    /// Looks at the state on another thread.
+    /// Looks in place, with few others: the rest of the server gets its turn after each few of them, however
+    /// many there are.
+    async fn look_in_turn<T>(
+        &self,
+        call: &Call,
+        look: impl Fn(&StateView<'_>, usize) -> Result<T, LookError>,
+    ) -> Result<Result<T, LookError>, Failure> {
+        let turn = timeout_at(call.deadline.for_handler().into(), self.looks.acquire()).await;
+        let turn = turn.map_err(|_| Failure::NoAnswer("the state in the given time"))?;
+        let seen = self.state.read(|view| Ok(look(view, IN_PLACE)))?;
+        tokio::task::yield_now().await;
+        drop(turn);
+        Ok(seen)
+    }
+
+    /// Looks at the state on another thread, in turn: what it sees may be large, and it goes on when nobody
+    /// waits for it any more.
     pub(super) async fn look_aside<T: Send + 'static>(
         &self,
         call: &Call,
         look: impl FnOnce(&StateView<'_>) -> Result<T, LookError> + Send + 'static,
     ) -> Result<T, Failure> {
         let state = self.state.clone();
-        let work = tokio::task::spawn_blocking(move || state.read(|view| Ok(look(view))));
+        let turn = self.large_looks.clone();
+        let work = async {
+            // Fails when the semaphore is closed; nobody closes it.
+            let turn = turn.acquire_owned().await;
+            let look = move || {
+                let _turn = turn;
+                state.read(|view| Ok(look(view)))
+            };
+            tokio::task::spawn_blocking(look).await
+        };
         match timeout_at(call.deadline.for_handler().into(), work).await {
-            Ok(Ok(seen)) => match seen? {
-                Ok(seen) => Ok(seen),
-                Err(LookError::Refused(refusal)) => Err(refusal.into()),
-                Err(LookError::Storage(error)) => Err(error.into()),
-                Err(LookError::TooMany) => Err(Failure::NoAnswer("the state in the given time")),
-            },
+            Ok(Ok(seen)) => answer(seen?),
             Ok(Err(_)) => Err(Failure::NoAnswer("the reader")),
             Err(_) => Err(Failure::NoAnswer("the state in the given time")),
         }
@@ -167,6 +192,15 @@ impl Shared {
             ))),
         }
     }
+}
+
+/// What a look has seen, as an answer.
+fn answer<T>(seen: Result<T, LookError>) -> Result<T, Failure> {
+    seen.map_err(|error| match error {
+        LookError::Refused(refusal) => refusal.into(),
+        LookError::Storage(error) => error.into(),
+        LookError::TooMany => Failure::NoAnswer("the state in the given time"),
+    })
 }
 
 /// What is at `path`.

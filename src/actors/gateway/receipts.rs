@@ -33,7 +33,7 @@ const RECEIPTED: [&str; 2] = [
 
 /// For how long it is remembered what became of an answer: longer than a request takes, and then longer
 /// than its effect is remembered.
-const KEPT: Duration = Duration::from_secs(15);
+const KEPT: Duration = Duration::from_secs(20);
 
 /// Of how many answers it is remembered.
 const MOST: usize = 1 << 18;

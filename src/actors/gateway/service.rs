@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix::{MailboxError, Message, Recipient};
+use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
@@ -37,6 +38,10 @@ pub(super) struct Shared {
     pub(super) state: StateReader,
     pub(super) peers: PeerChannels,
     pub(super) started: Instant,
+    /// Whose turn it is to look at some of the state, where everything else runs.
+    pub(super) looks: Semaphore,
+    /// Whose turn it is to look at much of it, on a thread of its own.
+    pub(super) large_looks: Arc<Semaphore>,
     /// Never changes once it is known, so that beats need not ask for it.
     pub(super) cluster_id: OnceLock<String>,
 }

@@ -52,6 +52,8 @@ pub(super) enum Failure {
     NotReady(&'static str),
     /// Too many requests are under way.
     TooManyRequests,
+    /// Too many connections are open.
+    TooManyConnections,
     /// The request or its answer took too long, nobody knows where.
     TooSlow,
     /// The RPC does nothing any more.
@@ -168,6 +170,7 @@ fn describe(failure: &Failure) -> (Code, String) {
         Failure::NoAnswer(who) => (Code::Unavailable, format!("no answer from {who}")),
         Failure::NotReady(why) => (Code::Unavailable, (*why).to_owned()),
         Failure::TooManyRequests => (Code::ResourceExhausted, "too many requests in flight".to_owned()),
+        Failure::TooManyConnections => (Code::ResourceExhausted, "too many connections".to_owned()),
         Failure::TooSlow => (Code::DeadlineExceeded, "the request took too long".to_owned()),
         // Not FAILED_PRECONDITION: nothing that the caller could change would make it work. Neither
         // is retried.

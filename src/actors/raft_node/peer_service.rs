@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::messages::{ClaimAnswer, GetReadIndex, Leader, Propose, ProposeError, ReadError};
 use crate::domain::command::Applied;
 use crate::domain::state_hash::StateHash;
+use crate::logging::Seldom;
 use crate::proto::convert::{applied_to_proto, command_from_proto, origin_from_proto, refusal_to_proto};
 use crate::proto::grpc_timeout;
 use crate::proto::raft as pb;
@@ -29,6 +30,8 @@ pub struct PeerServer {
     claim_answer: Recipient<ClaimAnswer>,
     space: SpaceWatch,
     state: StateReader,
+    /// Of claims; whoever makes them may make many.
+    refusals: Seldom,
 }
 
 /// How many state hashes one answer holds at most: a millisecond's reading, 100 KiB.
@@ -59,6 +62,7 @@ impl PeerServer {
             claim_answer,
             space,
             state,
+            refusals: Seldom::default(),
         };
         PeerServiceServer::new(server)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -103,7 +107,9 @@ impl PeerService for PeerServer {
         let cluster = match self.identity.claim(wanted) {
             Ok(ClaimOutcome::Claimed | ClaimOutcome::AlreadyOurs) => wanted,
             Ok(ClaimOutcome::Refused(ours)) => {
-                log::error!("refused to join cluster {wanted}: this node belongs to cluster {ours}");
+                if self.refusals.may_speak() {
+                    log::error!("refused to join cluster {wanted}: this node belongs to cluster {ours}");
+                }
                 ours
             }
             Err(error) => return Err(Status::unavailable(format!("cannot record the claim: {error}"))),
@@ -117,7 +123,7 @@ impl PeerService for PeerServer {
         &self,
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeResponse>, Status> {
-        check(&self.identity, request.metadata())?;
+        check(&self.identity, request.metadata().as_ref())?;
         let deadline = deadline(&request);
         let commands = request.into_inner().commands.into_iter().map(command_from_proto);
         let commands: Vec<_> = commands
@@ -147,7 +153,7 @@ impl PeerService for PeerServer {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         use pb::read_index_response::Result as P;
-        check(&self.identity, request.metadata())?;
+        check(&self.identity, request.metadata().as_ref())?;
         let result = match self
             .read_index
             .send(GetReadIndex {
@@ -169,7 +175,7 @@ impl PeerService for PeerServer {
         &self,
         request: Request<pb::ClaimAnswerRequest>,
     ) -> Result<Response<pb::ClaimAnswerResponse>, Status> {
-        check(&self.identity, request.metadata())?;
+        check(&self.identity, request.metadata().as_ref())?;
         let pb::ClaimAnswerRequest { number, by } = request.into_inner();
         let by = by.ok_or_else(|| Status::invalid_argument("claimed by nobody"))?;
         let by = origin_from_proto(&by).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -183,7 +189,7 @@ impl PeerService for PeerServer {
         &self,
         request: Request<pb::GetStateHashesRequest>,
     ) -> Result<Response<pb::GetStateHashesResponse>, Status> {
-        check(&self.identity, request.metadata())?;
+        check(&self.identity, request.metadata().as_ref())?;
         let pb::GetStateHashesRequest { from_index, limit } = request.into_inner();
         let read = self.state.read(|view| {
             let applied = view.progress()?.applied;

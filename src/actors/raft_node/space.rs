@@ -4,9 +4,9 @@
 //! Rules, decided by [`SpaceBook::standing`]:
 //! - A leader that is low hands leadership to a voter that has space and is up to date, when a majority has
 //!   space without the leader. Writes wait meanwhile. One attempt at a time, and not more than one in
-//!   [`HAND_OVER_EVERY`].
+//!   `HAND_OVER_EVERY`.
 //! - Otherwise it refuses writes. So does a leader with space when no majority of the voters has any: they
-//!   could not be committed. A voter that says nothing for [`SILENCE`] counts as one without, if another is
+//!   could not be committed. A voter that says nothing for `SILENCE` counts as one without, if another is
 //!   low; mere silence is no matter of space, and is answered as ever.
 //! - A state that has reached its limit takes no more files; what makes it smaller is welcome.
 //!

@@ -16,8 +16,9 @@ use actix::Message;
 
 use crate::domain::command::{Applied, Command, Op, Origin, Outcome};
 
-/// How long after its commit a request may be repeated.
-pub const WINDOW: Duration = Duration::from_secs(5);
+/// How long after its commit a request may be repeated: clients set no deadlines, and may have waited for an
+/// answer as long as a request takes (5 s) before they asked again.
+pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// How many effects are remembered.
 pub const MOST: usize = 65_536;
@@ -230,7 +231,7 @@ mod tests {
             ..command(create("/named"), 2)
         };
         effects.applied(named, &created(3), now, NOW_MS);
-        for (path, age_ms) in [("/replayed", 6_000), ("/of-the-future", -6_000)] {
+        for (path, age_ms) in [("/replayed", 11_000), ("/of-the-future", -11_000)] {
             effects.applied(command(create(path), 3), &created(4), now, NOW_MS + age_ms);
         }
         for path in ["/refused", "/named", "/replayed", "/of-the-future"] {

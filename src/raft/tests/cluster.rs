@@ -16,15 +16,17 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::log_id;
+use crate::connections::serve;
 use crate::proto::raft as pb;
 use crate::proto::raft::raft_service_client::RaftServiceClient;
-use crate::raft::channels::{Channels, Lane, server_builder};
+use crate::raft::channels::{Channels, Lane, server_bounds};
 use crate::raft::config::{RaftSettings, openraft_config};
+use crate::raft::guard::Guard;
 use crate::raft::identity::{ClusterId, Identity};
 use crate::raft::log_store::{LogLimits, LogStore};
 use crate::raft::network::Network;
@@ -32,7 +34,7 @@ use crate::raft::ports::ApplyEntries;
 use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::testing::{Batches, MemStore};
-use crate::raft::types::{Batch, LeaderId, Node, NodeId, TypeConfig, Vote};
+use crate::raft::types::{Batch, LeaderId, LogId, Node, NodeId, TypeConfig, Vote};
 use crate::raft::{log_dir, snapshot_dir};
 use crate::space::Space;
 
@@ -89,14 +91,12 @@ impl TestNode {
         let (space, watched) = watch::channel(Space::with(u64::MAX, 0));
         let snapshots = snapshot_dir(dir.path());
         let server = RaftServer::new(raft.clone(), identity.clone(), &snapshots, watched).unwrap();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let (stop, stopped) = oneshot::channel::<()>();
-        let serve = server_builder()
-            .add_service(server.into_service())
-            .serve_with_incoming_shutdown(incoming, async {
-                stopped.await.ok();
-            });
-        tokio::spawn(serve);
+        let service = Guard::new(identity.clone(), 100).guard(server.into_service());
+        let stopped = async {
+            stopped.await.ok();
+        };
+        tokio::spawn(serve(listener, Routes::new(service), server_bounds(100), stopped));
         raft.run();
         TestNode {
             dir,
@@ -636,6 +636,62 @@ async fn requests_that_make_no_sense_are_refused() {
         Code::InvalidArgument
     );
     assert!(node.raft.metrics().borrow_watched().running_state.is_ok());
+}
+
+#[actix_rt::test]
+async fn terms_that_leap_and_logs_that_contradict_are_refused() {
+    let cluster = ClusterId::random();
+    let node = TestNode::start("meta-1", Some(cluster)).await;
+    let mut caller = Caller::of(&node, cluster).await;
+    let append = |term, prev: Option<LogId>, entries| pb::AppendRequest {
+        vote: leader_vote(term),
+        prev_log_id: prev.map(Into::into),
+        entries,
+        leader_commit: Some(log_id(1, 1, 1).into()),
+    };
+    let good = append(2, None, vec![entry(1, 0), entry(1, 1), entry(1, 2)]);
+    let request = caller.stamped(good.clone());
+    caller.client.append(request).await.unwrap();
+    node.metrics("committed", |m| m.local_committed == Some(log_id(1, 1, 1)))
+        .await;
+    for bad in [
+        append(1 << 33, None, vec![]),
+        append((1 << 63) - 1, None, vec![entry(1, 0)]),
+        append(3, None, vec![entry(2, 0)]),
+        append(3, Some(log_id(1, 1, 0)), vec![entry(3, 1)]),
+        append(3, Some(log_id(2, 1, 1)), vec![entry(3, 2)]),
+        append(3, Some(log_id(2, 1, 0)), vec![]),
+    ] {
+        let refused = caller
+            .client
+            .append(caller.stamped(bad.clone()))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
+        let request = caller.stamped(futures::stream::iter([bad.clone()]));
+        let mut answers = caller.client.append_stream(request).await.unwrap().into_inner();
+        let refused = answers.message().await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
+    }
+    for term in [1 << 33, (1 << 63) - 1] {
+        let request = || caller.stamped(vote_request(term));
+        let votes = [
+            caller.client.clone().vote(request()).await,
+            caller.client.clone().pre_vote(request()).await,
+        ];
+        for refused in votes {
+            assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+        }
+        let leap = caller
+            .snapshot(vec![header(term, Some(log_id(1, 1, 9).into()), b"")])
+            .await;
+        assert_eq!(leap.unwrap_err().code(), Code::InvalidArgument);
+    }
+    // What a new leader may well say: the same again, and another entry where none is committed.
+    for fine in [good, append(3, Some(log_id(1, 1, 1)), vec![entry(3, 2)])] {
+        caller.client.append(caller.stamped(fine)).await.unwrap();
+    }
+    assert_eq!(node.raft.metrics().borrow_watched().current_term, 3);
 }
 
 fn header(term: u64, last: Option<pb::LogId>, data: &[u8]) -> pb::SnapshotChunk {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod convert;
+mod guard;
 mod identity;
 mod log_store;
 mod log_tail;

@@ -13,13 +13,14 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{batch, log_id};
+use crate::connections::{Bounds, serve};
 use crate::proto::raft as pb;
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
-use crate::raft::channels::{Channels, MAX_MESSAGE_BYTES, server_builder};
+use crate::raft::channels::{Channels, MAX_MESSAGE_BYTES, server_bounds};
 use crate::raft::identity::{ClusterId, Identity};
 use crate::raft::network::{Network, PeerClient};
 use crate::raft::pipeline::MAX_REQUESTS;
@@ -100,11 +101,17 @@ async fn scene() -> Scene {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let raft_addr = listener.local_addr().unwrap().to_string();
     let service = RaftServiceServer::new(follower).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    tokio::spawn(
-        server_builder()
-            .add_service(service)
-            .serve_with_incoming(TcpIncoming::from(listener)),
-    );
+    // Nobody stands before this follower who would vouch for its leader.
+    let bounds = Bounds {
+        strangers: None,
+        ..server_bounds(100)
+    };
+    tokio::spawn(serve(
+        listener,
+        Routes::new(service),
+        bounds,
+        std::future::pending(),
+    ));
     let node = Node {
         name: "follower".into(),
         raft_addr,

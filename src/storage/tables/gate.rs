@@ -184,6 +184,11 @@ impl<'e> Gate<'e> {
         if late.value.as_ref() == Some(&value) {
             return;
         }
+        #[cfg(test)]
+        if self.off {
+            (late.value, late.changed) = (Some(value), true);
+            return;
+        }
         let part = record_hash(self.late_table.number, late.key, &value, &mut self.scratch);
         self.hash = self.hash.wrapping_sub(late.part).wrapping_add(part);
         *late = Late {
@@ -270,6 +275,10 @@ impl<'e> Gate<'e> {
         for late in self.late.iter().filter(|late| late.changed) {
             let value = late.value.as_deref().unwrap_or_default();
             self.late_table.db.put(&mut self.txn, late.key, value)?;
+        }
+        #[cfg(test)]
+        if self.off {
+            return Ok(self.txn.commit()?);
         }
         self.hashes
             .0

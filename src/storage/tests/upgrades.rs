@@ -127,7 +127,7 @@ fn as_version_1(table: &str, value: &[u8]) -> Vec<u8> {
 
 /// Makes a state one that version 1 wrote.
 fn downgrade(storage: &Storage) -> Dump {
-    without_hash(storage, |table, value| as_version_1(table, value));
+    without_hash(storage, as_version_1);
     dump(storage)
 }
 

@@ -131,6 +131,104 @@ async fn past_the_bound_a_request_is_refused_at_once_but_not_the_question_who_le
 }
 
 #[actix::test]
+async fn past_the_bound_of_connections_requests_are_refused_at_once_but_for_the_urgent_ones() {
+    let rig = Rig::start("meta-1", |settings| {
+        settings.connections = Fit { served: 1, excess: 1 }
+    })
+    .await;
+    let myself = leader("meta-1", &rig.addr.to_string());
+    rig.tell(news(1, Role::Leader, Some(myself))).await;
+    rig.stat("/").await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", rig.addr)).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let excess = Rig {
+        addr: rig.addr,
+        gateway: rig.gateway.clone(),
+        neighbour: rig.neighbour.clone(),
+        client: MetaServerServiceClient::new(channel.clone()),
+        channel,
+    };
+    let full = (Code::ResourceExhausted, "too many connections".to_owned());
+    assert_eq!(refused(excess.stat("/").await), full);
+    assert_eq!(refused(excess.create("/f", 2).await), full);
+    assert!(excess.get_leader().await.leader.is_some());
+    excess.beat("ds-1", "h:1").await.unwrap();
+    rig.create("/f", 2).await.unwrap();
+}
+
+/// Sends bytes as the body of a call and, unless `ended`, leaves it open. Gives the answer's status.
+async fn send_body(rig: &Rig, path: &str, bytes: &[u8], ended: bool) -> Status {
+    let socket = tokio::net::TcpStream::connect(rig.addr).await.unwrap();
+    let (mut send, connection) = h2::client::handshake(socket).await.unwrap();
+    actix::spawn(connection);
+    let request = tonic::codegen::http::Request::post(format!("http://localhost{path}"))
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (answer, mut body) = send.send_request(request, false).unwrap();
+    body.send_data(bytes::Bytes::copy_from_slice(bytes), ended)
+        .unwrap();
+    let (head, mut rest) = answer.await.unwrap().into_parts();
+    if let Some(status) = Status::from_header_map(&head.headers) {
+        return status;
+    }
+    while rest.data().await.transpose().unwrap().is_some() {}
+    Status::from_header_map(&rest.trailers().await.unwrap().unwrap()).unwrap()
+}
+
+#[actix::test]
+async fn a_request_that_never_ends_is_answered_in_time() {
+    let rig = hurried().await;
+    let create = "/dfs_project.MetaServerService/CreateNode";
+    let bodies: [&[u8]; 5] = [
+        b"",
+        b"\0",
+        b"\0\0\0\0\x04",
+        b"\0\0\0\0\x04\x0a\x02/",
+        b"\0\0\0\0\x04\x0a\x02/f",
+    ];
+    let answers = bodies.map(|body| send_body(&rig, create, body, false));
+    let answers = tokio::time::timeout(Duration::from_secs(20), futures::future::join_all(answers));
+    for status in answers.await.unwrap() {
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    }
+    assert!(rig.with(|neighbour, _| neighbour.proposals.is_empty()).await);
+}
+
+#[actix::test]
+async fn a_stream_that_never_ends_does_not_matter_where_it_is_not_read() {
+    let rig = Rig::leading().await;
+    let status = send_body(
+        &rig,
+        "/dfs_project.MetaServerService/SyncWAL",
+        b"\0\0\0\x7f",
+        false,
+    )
+    .await;
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[actix::test]
+async fn a_request_says_no_more_than_it_may() {
+    let rig = Rig::leading().await;
+    let mut two = b"\0\0\0\0\x04\x0a\x02/f".to_vec();
+    two.extend_from_within(..);
+    let announced = |bytes: u32| [&[0][..], &bytes.to_be_bytes()].concat();
+    for (rpc, body) in [
+        ("CreateNode", announced(u32::MAX)),
+        ("CreateNode", announced((1 << 20) + 1)),
+        ("Heartbeat", announced((64 << 20) + 1)),
+        ("GetLeader", announced(5000)),
+        ("CreateNode", two),
+    ] {
+        let path = format!("/dfs_project.MetaServerService/{rpc}");
+        let status = send_body(&rig, &path, &body, false).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{rpc}: {status:?}");
+    }
+    assert!(rig.with(|neighbour, _| neighbour.proposals.is_empty()).await);
+}
+
+#[actix::test]
 async fn a_full_mailbox_holds_nobody() {
     let rig = hurried().await;
     rig.with(|_, ctx| ctx.set_mailbox_capacity(1)).await;

@@ -22,6 +22,7 @@ use crate::actors::raft_node::messages::{
     RaftStatus, ReadError, Role,
 };
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus, UpkeepStatus};
+use crate::connections::Fit;
 use crate::domain::command::{Applied, Command, Op};
 use crate::domain::ids::ServerId;
 use crate::domain::path::CleanPath;
@@ -364,6 +365,10 @@ fn settings(name: &str, addr: SocketAddr) -> GatewaySettings {
         ],
         request_timeout: Duration::from_secs(30),
         max_in_flight: 64,
+        connections: Fit {
+            served: 64,
+            excess: 8,
+        },
         max_file_size: LARGEST,
     }
 }
