@@ -2,7 +2,7 @@
 //!
 //! Whoever connects may be slow, silent, broken or hostile. [`serve`] keeps what each connection may take:
 //! so many connections at once ([`Bounds`]), so much time to begin and to take its answers
-//! ([`watch`]), so many bytes of answers that nobody has read yet ([`answers`]). [`requests`] bounds what a
+//! (`watch`), so many bytes of answers that nobody has read yet (`answers`). `requests` bounds what a
 //! request may bring. The services on top bound how many requests are under way.
 //!
 //! tonic's own server accepts without a bound, waits for ever for a connection's first byte, keeps

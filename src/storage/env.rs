@@ -11,7 +11,7 @@
 //! written under the boot id that is running now, means the generation is whole; anything else means
 //! that it is thrown away, and openraft fills an empty one from the newest snapshot and the log.
 //!
-//! What is trusted so far is then verified against its state hash (see [`super::verify`]), and thrown
+//! What is trusted so far is then verified against its state hash (see `verify`), and thrown
 //! away in the same manner when it is damaged. While that is being done, the file `VERIFYING` names it.
 //! `REFUSED` holds why a node must not use its state any more: it differs from that of its peers.
 
