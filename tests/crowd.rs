@@ -47,7 +47,7 @@ const CONNECTING: usize = 200;
 const COST: u64 = 64 << 10;
 
 /// How soon a request too many is refused. Without optimization, and beside other tests, later.
-const AT_ONCE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 4000 } else { 250 });
+const AT_ONCE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 4000 } else { 1000 });
 
 /// What the servers promise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

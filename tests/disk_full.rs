@@ -317,6 +317,7 @@ fn files(index: u64) -> LogRecord {
     let commands = (0..200).map(|number| Command {
         time_ms: 1,
         request_id: None,
+        digest: 0,
         origin: None,
         op: Op::Create {
             path: CleanPath::parse(&format!("/{index}-{number}-{}", "x".repeat(200))).unwrap(),

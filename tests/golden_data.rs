@@ -21,7 +21,7 @@ use support::data_servers::Fleet;
 use support::wait::until;
 
 /// The versions that there are, oldest first.
-const VERSIONS: [&str; 2] = ["v1", "v2"];
+const VERSIONS: [&str; 3] = ["v1", "v2", "v3"];
 
 /// The default size of a block.
 const BLOCK: i64 = 4 << 20;

@@ -346,12 +346,13 @@ async fn a_repeat_with_an_id_gets_the_first_answer_across_failovers_and_snapshot
     let answer = cluster.raw(leader).delete_node(named("refused", refused)).await;
     assert_eq!(code(answer), Code::NotFound, "a refusal is an answer, too");
 
-    // One id, two requests.
-    let answer = cluster
-        .raw(leader)
-        .delete_node(named("one-create", delete("/never")))
-        .await;
+    // One id, two requests, of another kind and of the same one: it is said, and nothing is done.
+    let mut meta = cluster.raw(leader);
+    let answer = meta.delete_node(named("one-create", delete("/never"))).await;
     assert_eq!(code(answer), Code::InvalidArgument);
+    let answer = meta.create_node(named("one-create", create("/another"))).await;
+    assert_eq!(code(answer), Code::InvalidArgument);
+    assert!(!exists(&mut meta, "/another").await);
     let long = named(&"x".repeat(65), delete("/never"));
     let answer = cluster.raw(leader).delete_node(long).await;
     assert_eq!(code(answer), Code::InvalidArgument);

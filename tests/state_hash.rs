@@ -101,6 +101,7 @@ fn go_astray(data: &Path) -> u64 {
     let command = Command {
         time_ms: 1,
         request_id: None,
+        digest: 0,
         origin: None,
         op: Op::Create {
             path: CleanPath::parse("/only-here").unwrap(),

@@ -190,6 +190,7 @@ impl TestState {
         let command = Command {
             time_ms: 1_700_000_000_000 + disk.index as i64,
             request_id: None,
+            digest: 0,
             origin: None,
             op,
         };

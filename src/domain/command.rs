@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::ids::{BlockId, InodeId, ServerId};
 use super::path::CleanPath;
 use super::state::{BlockRun, ServerStatus};
@@ -17,6 +19,8 @@ pub struct Command {
     pub time_ms: i64,
     /// A repeat of a remembered id changes nothing and gets the first answer.
     pub request_id: Option<RequestId>,
+    /// What the request id stands for: [`Op::digest`]. 0 says nothing, as in entries of older servers.
+    pub digest: u64,
     /// Where it came from, if its client gave no id. Changes nothing in the state.
     pub origin: Option<Origin>,
     /// What to do.
@@ -119,6 +123,63 @@ pub enum Op {
         /// Records.
         limit: u32,
     },
+}
+
+impl Op {
+    /// A number for what a client asked for: the same on every repeat of the request, and another one,
+    /// but for one chance in 2^64, for every other request. 0 for the server's own upkeep, which has no
+    /// request id.
+    ///
+    /// It is XXH3-64 of the kind and the parameters, but not of the leader's plan, which is another one
+    /// at every try. The replicated state keeps it, so it must not change.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let path = match self {
+            Op::Create { path, directory } => {
+                hash.update(&[1, (*directory).into()]);
+                path
+            }
+            Op::Delete { path, recursive } => {
+                hash.update(&[2, (*recursive).into()]);
+                path
+            }
+            Op::Allocate {
+                path,
+                size,
+                plan: _,
+                staged,
+            } => {
+                hash.update(&[3, (*staged).into()]);
+                hash.update(&size.to_be_bytes());
+                path
+            }
+            Op::Finalize {
+                path,
+                inode,
+                size,
+                md5,
+                staged,
+            } => {
+                hash.update(&[4]);
+                // The MD5 is the client's text, of any length: its length keeps it apart from the path.
+                let staged = staged.map_or(0, |block| block.0);
+                for number in [inode.0, *size, staged, md5.len() as u64] {
+                    hash.update(&number.to_be_bytes());
+                }
+                hash.update(md5.as_bytes());
+                path
+            }
+            Op::AbandonWrites { .. }
+            | Op::MoveReplica { .. }
+            | Op::RegisterDataServer { .. }
+            | Op::SetDataServerStatus { .. }
+            | Op::ReleaseGarbage { .. }
+            | Op::Condemn { .. }
+            | Op::Reclaim { .. } => return 0,
+        };
+        hash.update(path.as_str().as_bytes());
+        hash.digest().max(1)
+    }
 }
 
 /// A block that DataServers hold and no record names.

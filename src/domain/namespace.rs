@@ -28,10 +28,10 @@ pub fn apply<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T:
         return perform(tables, command);
     };
     if let Some(first) = tables.remembered(id)? {
-        return Ok(first.applied);
+        return Ok(first.answer(command.digest));
     }
     let applied = perform(tables, command)?;
-    remember(tables, id, command.time_ms, &applied)?;
+    remember(tables, id, command, &applied)?;
     Ok(applied)
 }
 
@@ -78,9 +78,10 @@ fn perform<T: Tables>(tables: &mut T, command: &Command) -> Result<Applied, T::E
 fn remember<T: Tables>(
     tables: &mut T,
     id: &RequestId,
-    time_ms: i64,
+    command: &Command,
     applied: &Applied,
 ) -> Result<(), T::Error> {
+    let time_ms = command.time_ms;
     let mut counters = tables.counters()?;
     let sequence = counters.next_request;
     tables.put_remembered(
@@ -88,6 +89,7 @@ fn remember<T: Tables>(
         &Remembered {
             sequence,
             time_ms,
+            digest: command.digest,
             applied: applied.clone(),
         },
     )?;

@@ -3,7 +3,7 @@
 //! [`super::namespace`] reads and changes them through [`ReadTables`] and [`Tables`]; `storage`
 //! implements both over LMDB.
 
-use super::command::{Applied, RequestId};
+use super::command::{Applied, Refusal, RequestId};
 use super::ids::{BlockId, InodeId, ServerId};
 
 /// A file or directory, filed under `(parent inode, name)`.
@@ -182,8 +182,23 @@ pub struct Remembered {
     pub sequence: u64,
     /// The command's time, Unix milliseconds.
     pub time_ms: i64,
+    /// What was asked: [`Op::digest`](super::command::Op::digest). 0: not known.
+    pub digest: u64,
     /// The first answer.
     pub applied: Applied,
+}
+
+impl Remembered {
+    /// The answer to a request of this id that asks for what has the digest `digest`: the first answer,
+    /// or that the id stands for something else. Where one of the two digests is not known, the id alone
+    /// decides.
+    pub fn answer(self, digest: u64) -> Applied {
+        if digest != 0 && self.digest != 0 && digest != self.digest {
+            let why = "the request id was used for another request: an id is for one request and its repeats";
+            return Err(Refusal::invalid_argument(why));
+        }
+        self.applied
+    }
 }
 
 /// Reading the state.

@@ -111,6 +111,7 @@ fn commands() -> Vec<Vec<u8>> {
     let more = more.map(|op| Command {
         time_ms: i64::MAX,
         request_id: Some(RequestId::new(b"request").unwrap()),
+        digest: 0,
         origin: None,
         op,
     });
@@ -118,8 +119,6 @@ fn commands() -> Vec<Vec<u8>> {
         version: 2,
         commands: vec![pb::Command {
             time_ms: i64::MIN,
-            request_id: vec![],
-            origin: None,
             op: Some(pb::command::Op::Allocate(pb::Allocate {
                 path: "/d/f".to_owned(),
                 size: u64::MAX,
@@ -130,6 +129,7 @@ fn commands() -> Vec<Vec<u8>> {
                 }),
                 staged: true,
             })),
+            ..Default::default()
         }],
     };
     alone

@@ -17,8 +17,9 @@ use crate::domain::path::CleanPath;
 use crate::domain::state::{BlockRun, ServerStatus};
 
 /// The version of [`encode_batch`]'s encoding. A server refuses to apply a newer one, and reads older
-/// ones: 2 added staged writes, [`Op::AbandonWrites`] and [`Op::Condemn`].
-pub const BATCH_VERSION: u32 = 2;
+/// ones: 2 added staged writes, [`Op::AbandonWrites`] and [`Op::Condemn`]; 3 added [`Origin`] and
+/// [`Command::digest`].
+pub const BATCH_VERSION: u32 = 3;
 
 /// A message from the log or a peer that does not make sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +144,7 @@ pub fn command_to_proto(command: &Command) -> pb::Command {
     pb::Command {
         time_ms: command.time_ms,
         request_id,
+        digest: command.digest,
         op: Some(op),
         origin: command.origin.as_ref().map(origin_to_proto),
     }
@@ -254,6 +256,7 @@ pub fn command_from_proto(command: pb::Command) -> Result<Command, DecodeError> 
     Ok(Command {
         time_ms: command.time_ms,
         request_id,
+        digest: command.digest,
         origin: command.origin.as_ref().map(origin_from_proto).transpose()?,
         op,
     })

@@ -11,8 +11,9 @@
 //! whole shows that everything before it was flushed. What was not written reads as zeros, from some byte
 //! to the end of its sector or of the file.
 //!
-//! Invariant: a record that was flushed is never cut off, but for one case in which nobody could tell: the
-//! very last record of the log, damaged so that it seems longer than the file, or with a sector of zeros.
+//! Invariant: a record that was flushed is never cut off, but for one case in which nobody could tell: one of
+//! the last request to the log (the entries, or the other record, that were stored at once) and with nothing
+//! whole behind it, damaged so that it seems longer than the file, or with a sector of zeros.
 
 use std::fs::{self, File};
 use std::io;

@@ -108,6 +108,10 @@ struct RememberedRecord {
     time_ms: i64,
     #[prost(message, optional, tag = "3")]
     outcome: Option<pb::Outcome>,
+    // Only log entries of version 3 bring one, which no server that does not know it applies: so no
+    // version of the record tells of it, and the same entry writes the same bytes everywhere.
+    #[prost(fixed64, tag = "4")]
+    digest: u64,
 }
 
 /// Encodes a message behind the version byte.
@@ -340,6 +344,7 @@ pub fn encode_remembered(request: &Remembered) -> Vec<u8> {
         sequence: request.sequence,
         time_ms: request.time_ms,
         outcome: Some(convert::applied_to_proto(&request.applied)),
+        digest: request.digest,
     })
 }
 
@@ -353,6 +358,7 @@ pub fn decode_remembered(bytes: &[u8]) -> Result<Remembered, StorageError> {
     Ok(Remembered {
         sequence: record.sequence,
         time_ms: record.time_ms,
+        digest: record.digest,
         applied,
     })
 }

@@ -207,6 +207,7 @@ pub(crate) fn furniture() -> Vec<Command> {
         .map(|op| Command {
             time_ms: 1_700_000_000_000,
             request_id: None,
+            digest: 0,
             origin: None,
             op,
         })

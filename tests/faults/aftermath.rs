@@ -9,6 +9,7 @@ use minfs::proto::dfs::{GetBlockLocationsRequest, GetNodeInfoRequest, ListDirect
 use crate::clients::{Ground, Node, attributes, name};
 use crate::history::{Answer, History, Op, Outcome, Record, Refused};
 use crate::support::cluster::Cluster;
+use crate::support::minfs::{ended, minfs};
 
 /// The number under which what is seen in the end is written into the history, before the node's.
 const OBSERVER: u32 = 90;
@@ -187,6 +188,21 @@ pub fn differences(trees: &[Tree]) -> Vec<String> {
         differences.extend(differing.take(10).map(line));
     }
     differences
+}
+
+/// Whether the nodes' states are the same, byte for byte, and what their hashes say: `minfs cluster
+/// --verify`, which has every node read all its records. Nothing, or what it said.
+pub async fn verification(cluster: &Cluster) -> Option<String> {
+    let command = minfs(&cluster.servers(), &["cluster", "--verify"])
+        .spawn()
+        .unwrap();
+    // The DataServers of the test go on meanwhile.
+    let output = tokio::task::spawn_blocking(move || ended(command, "cluster --verify"));
+    let output = output.await.unwrap();
+    let [said, complaint] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
+    println!("{said}");
+    (!output.status.success()).then(|| format!("the states differ: {said}\n{complaint}"))
 }
 
 /// Numbers that were given out twice: a block by two allocations, an inode to two paths.

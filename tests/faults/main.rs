@@ -202,6 +202,7 @@ impl Run {
             );
             findings.extend(lost.into_iter().take(20));
             findings.extend(aftermath::differences(&trees));
+            findings.extend(aftermath::verification(&cluster).await);
             records.extend(aftermath::looks_at_ledgers(&records, &trees, history.now()));
         }
         fleet.stop().await;

@@ -111,6 +111,7 @@ fn bench(last: u64) -> Bench {
         let command = Command {
             time_ms: 1,
             request_id: None,
+            digest: 0,
             origin: None,
             op: Op::Create {
                 path: CleanPath::parse(&format!("/{index}")).unwrap(),

@@ -10,6 +10,7 @@ use tokio::time::timeout_at;
 
 use super::service::{Call, Shared, ask};
 use super::status::Failure;
+use super::writes::allocation;
 use crate::actors::raft_node::messages::AwaitRead;
 use crate::domain::command::Refusal;
 use crate::domain::ids::{BlockId, ServerId};
@@ -164,11 +165,12 @@ impl Shared {
         if let Some(id) = call.request_id()? {
             // The repeat of an allocation that was made gets its answer even if none could be made now.
             if let Some(first) = self.state.read(|view| view.remembered(&id))? {
-                return self.allocated(call, first.applied?).await;
+                let asked = allocation(path, size, request.staged);
+                return self.allocated(call, first.answer(asked.digest())?).await;
             }
         }
         if request.staged {
-            return self.allocate(call, path, size, true).await;
+            return self.allocate(call, allocation(path, size, true)).await;
         }
         let wanted = path.clone();
         let there = self.look(call, move |view, limit| {
@@ -176,7 +178,7 @@ impl Shared {
         });
         match there.await? {
             Some(blocks) => Ok(blocks),
-            None => self.allocate(call, path, size, false).await,
+            None => self.allocate(call, allocation(path, size, false)).await,
         }
     }
 

@@ -88,19 +88,7 @@ impl Shared {
     }
 
     /// Gives a file new blocks; the leader says where.
-    pub(super) async fn allocate(
-        &self,
-        call: &Call,
-        path: CleanPath,
-        size: u64,
-        staged: bool,
-    ) -> Result<GetBlockLocationsResponse, Failure> {
-        let op = Op::Allocate {
-            path,
-            size,
-            plan: None,
-            staged,
-        };
+    pub(super) async fn allocate(&self, call: &Call, op: Op) -> Result<GetBlockLocationsResponse, Failure> {
         let outcome = self.propose(call, op).await?;
         self.allocated(call, outcome).await
     }
@@ -145,6 +133,16 @@ impl Shared {
             inode: inode.0,
             block_locations,
         })
+    }
+}
+
+/// What asks for new blocks; the leader will say where they go.
+pub(super) fn allocation(path: CleanPath, size: u64, staged: bool) -> Op {
+    Op::Allocate {
+        path,
+        size,
+        plan: None,
+        staged,
     }
 }
 
@@ -194,8 +192,8 @@ fn unknown(why: &str) -> Failure {
     Failure::Propose(ProposeError::Unknown(why.to_owned()))
 }
 
-/// A remembered request id brings back the first answer to it, whatever was asked then.
+/// A request id that an older server remembers brings back its first answer, whatever was asked then.
 fn of_another_request(outcome: &Outcome) -> Failure {
-    let message = format!("the request id names another request, whose outcome was {outcome:?}");
+    let message = format!("the request id was used for another request, whose outcome was {outcome:?}");
     Refusal::invalid_argument(message).into()
 }

@@ -186,7 +186,7 @@ impl RaftNodeActor {
             }
             let time_ms = unix_ms();
             for proposal in &mut batch {
-                proposal.command.time_ms = time_ms;
+                proposal.date(time_ms);
                 proposal.sent();
             }
             let entry = Batch(encode_batch(batch.iter().map(|proposal| &proposal.command)));

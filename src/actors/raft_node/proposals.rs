@@ -31,7 +31,7 @@ pub enum Fate {
 
 /// A proposal, and the one who waits for it.
 pub struct Proposal {
-    /// What to do; the leader's time is filled in when it is sent.
+    /// What to do; the leader's part of it is filled in by [`Proposal::date`].
     pub command: Command,
     /// When the caller stops waiting.
     pub deadline: Instant,
@@ -65,6 +65,7 @@ impl Proposal {
         let command = Command {
             time_ms: 0,
             request_id,
+            digest: 0,
             origin,
             op,
         };
@@ -129,6 +130,15 @@ impl Proposal {
     /// Whether nobody waits for it any more.
     pub fn is_abandoned(&self, now: Instant) -> bool {
         self.answer.is_closed() || self.deadline <= now
+    }
+
+    /// Gives it the leader's time, Unix milliseconds, and the digest of what its request id stands for.
+    pub fn date(&mut self, time_ms: i64) {
+        self.command.time_ms = time_ms;
+        self.command.digest = match self.command.request_id {
+            Some(_) => self.command.op.digest(),
+            None => 0,
+        };
     }
 
     /// Gives it a request id if it has none, so that it may be repeated.

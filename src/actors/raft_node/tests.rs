@@ -401,7 +401,8 @@ async fn a_leader_stamps_the_command_and_answers_what_applying_it_said() {
         "the leader's clock"
     );
     assert_eq!(
-        write.commands[0].request_id, None,
+        (&write.commands[0].request_id, write.commands[0].digest),
+        (&None, 0),
         "a local proposal needs no id of ours"
     );
     write.result.send(Ok(BatchOutcome(vec![created(2)]))).unwrap();
@@ -488,6 +489,7 @@ async fn a_discarded_entry_is_repeated_only_under_a_request_id() {
     let repeat = next_write(&mut bench).await;
     assert_eq!(paths(&repeat.commands), ["/a"]);
     assert_eq!(repeat.commands[0].request_id, Some(id));
+    assert_eq!(repeat.commands[0].digest, create("/a").op.digest());
     repeat.result.send(Ok(BatchOutcome(vec![created(2)]))).unwrap();
     assert_eq!(with_id.await, Ok(created(2)));
 }

@@ -186,6 +186,7 @@ mod tests {
         Command {
             time_ms: NOW_MS,
             request_id: None,
+            digest: 0,
             origin: Some(origin(number)),
             op,
         }

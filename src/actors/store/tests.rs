@@ -36,6 +36,7 @@ fn entry(index: u64, paths: &[&str]) -> Entry {
         .map(|path| Command {
             time_ms: 1,
             request_id: None,
+            digest: 0,
             origin: None,
             op: Op::Create {
                 path: CleanPath::parse(path).unwrap(),

@@ -113,6 +113,7 @@ fn commands_survive_the_trip() {
         .map(|(i, op)| Command {
             time_ms: 1_700_000_000_000 + i as i64,
             request_id: (i % 2 == 0).then(|| RequestId::new(&[i as u8 + 1]).unwrap()),
+            digest: (i % 2) as u64 * i as u64,
             origin: match i % 3 {
                 0 => None,
                 1 => Some(origin([10, 0, 0, i as u8].into())),
@@ -204,10 +205,8 @@ fn nonsense_is_refused_not_believed() {
         }),
     ] {
         let command = pb::Command {
-            time_ms: 0,
-            request_id: vec![],
-            origin: None,
             op: Some(op),
+            ..Default::default()
         };
         assert!(command_from_proto(command).is_err());
     }
@@ -280,6 +279,7 @@ fn a_batch_of_any_version_up_to_this_one_is_read() {
         let command = Command {
             time_ms: 1,
             request_id: None,
+            digest: 0,
             origin: None,
             op: Op::Reclaim { limit: 1 },
         };

@@ -69,6 +69,7 @@ fn filled(dir: &Path) -> Storage {
         .map(|(op, n)| Command {
             time_ms: 1_000 + n,
             request_id: (n % 2 == 0).then(|| id(&format!("request {n}"))),
+            digest: 0,
             origin: None,
             op,
         })

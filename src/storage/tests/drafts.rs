@@ -125,6 +125,8 @@ pub struct Step {
     /// Milliseconds since the step before; a new leader's clock may be behind.
     pub after: i64,
     pub request: Option<u8>,
+    /// Ask for what was first asked under this request id, if it is remembered.
+    pub again: bool,
     pub draft: Draft,
 }
 
@@ -201,9 +203,11 @@ fn a_step() -> impl Strategy<Value = Step> {
         1 => -5_000i64..0,
         2 => 100_000i64..700_000,
     ];
-    (after, prop::option::weighted(0.35, 0u8..32), a_draft()).prop_map(|(after, request, draft)| Step {
+    let request = prop::option::weighted(0.35, 0u8..32);
+    (after, request, any::<bool>(), a_draft()).prop_map(|(after, request, again, draft)| Step {
         after,
         request,
+        again,
         draft,
     })
 }

@@ -210,6 +210,7 @@ fn keys_are_big_endian_and_stay() {
     commands.push(Command {
         time_ms: 150,
         request_id: Some(id("r1")),
+        digest: 0,
         origin: None,
         op: mkdir("/d"),
     });

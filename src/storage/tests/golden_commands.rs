@@ -3,7 +3,7 @@
 
 use super::golden::BUMP;
 use super::*;
-use crate::domain::command::{Orphan, Refusal};
+use crate::domain::command::{Origin, Orphan, Refusal};
 use crate::domain::state::{BlockRun, Remembered, ServerStatus};
 use crate::storage::codec;
 
@@ -135,7 +135,7 @@ pub fn ops_since_1() -> Vec<(Op, Vec<u8>)> {
 }
 
 /// Operations that version 2 added, or added to.
-fn ops_since_2() -> Vec<(Op, Vec<u8>)> {
+pub fn ops_since_2() -> Vec<(Op, Vec<u8>)> {
     let plan = AllocationPlan {
         block_size: 4,
         replication: 2,
@@ -214,19 +214,34 @@ fn ops_since_2() -> Vec<(Op, Vec<u8>)> {
 
 /// A batch of one command with the operation.
 pub fn batch(version: u8, op: &[u8]) -> Vec<u8> {
+    let since_3: &[u8] = match version {
+        1 | 2 => b"",
+        // 14 origin { 1 peer, 2 gateway, 3 number }, 15 digest
+        _ => b"\x72\x11\x0a\x04\x7f\x00\x00\x01\x11\x05\x00\x00\x00\x00\x00\x00\x40\x18\x09\x79\x08\x07\x06\x05\x04\x03\x02\x01",
+    };
     joined(&[
         &[0x08, version], // 1 version
         // 2 command { 1 time_ms: 150, 2 request_id, op }
-        &nested(0x12, &[b"\x08\x96\x01", b"\x12\x02r1", op]),
+        &nested(0x12, &[b"\x08\x96\x01", b"\x12\x02r1", op, since_3]),
     ])
 }
 
 /// What [`batch`] holds.
-pub fn batched(op: Op) -> Command {
+pub fn batched(version: u8, op: Op) -> Command {
+    let origin = Origin {
+        peer: [127, 0, 0, 1].into(),
+        gateway: (1 << 62) + 5,
+        number: 9,
+    };
+    let (digest, origin) = match version {
+        1 | 2 => (0, None),
+        _ => (0x0102_0304_0506_0708, Some(origin)),
+    };
     Command {
         time_ms: 150,
         request_id: Some(id("r1")),
-        origin: None,
+        digest,
+        origin,
         op,
     }
 }
@@ -234,8 +249,8 @@ pub fn batched(op: Op) -> Command {
 #[test]
 fn log_entries_keep_their_bytes_or_bump_the_version() {
     for (op, golden) in ops_since_1().into_iter().chain(ops_since_2()) {
-        let command = batched(op);
-        let golden = batch(2, &golden);
+        let command = batched(3, op);
+        let golden = batch(3, &golden);
         assert_eq!(
             convert::encode_batch(std::slice::from_ref(&command)),
             golden,
@@ -243,7 +258,7 @@ fn log_entries_keep_their_bytes_or_bump_the_version() {
         );
         assert_eq!(convert::decode_batch(&golden).unwrap(), [command]);
     }
-    assert_eq!(convert::BATCH_VERSION, 2);
+    assert_eq!(convert::BATCH_VERSION, 3);
 }
 
 /// Answers and their bytes, as all versions of records have them.
@@ -321,6 +336,7 @@ pub fn to_remember(applied: Applied) -> Remembered {
     Remembered {
         sequence: 300,
         time_ms: 150,
+        digest: 0,
         applied,
     }
 }
@@ -330,6 +346,15 @@ fn remembered_answers_keep_their_bytes_or_bump_the_version() {
     for (applied, golden) in answers_since_1().into_iter().chain(answers_since_2()) {
         let request = to_remember(applied);
         let golden = remembered(2, &golden);
+        assert_eq!(codec::encode_remembered(&request), golden, "{BUMP}");
+        assert_eq!(codec::decode_remembered(&golden).unwrap(), request);
+
+        // 4 digest
+        let golden = joined(&[&golden, b"\x21\x08\x07\x06\x05\x04\x03\x02\x01"]);
+        let request = Remembered {
+            digest: 0x0102_0304_0506_0708,
+            ..request
+        };
         assert_eq!(codec::encode_remembered(&request), golden, "{BUMP}");
         assert_eq!(codec::decode_remembered(&golden).unwrap(), request);
     }

@@ -76,6 +76,7 @@ fn every_change_of_a_table_is_seen_and_its_undoing_too() {
     let request = Remembered {
         sequence: 7,
         time_ms: 1,
+        digest: 0,
         applied: Ok(Outcome::Deleted),
     };
     let server = storage

@@ -119,6 +119,7 @@ fn at(time_ms: i64, op: Op) -> Command {
     Command {
         time_ms,
         request_id: None,
+        digest: 0,
         origin: None,
         op,
     }
@@ -128,6 +129,7 @@ fn with_id(name: &str, time_ms: i64, op: Op) -> Command {
     Command {
         time_ms,
         request_id: Some(id(name)),
+        digest: op.digest(),
         origin: None,
         op,
     }
@@ -175,6 +177,13 @@ fn finalize(raw: &str, inode: u64, size: u64) -> Op {
         md5: "d41d8cd9".to_owned(),
         staged: None,
     }
+}
+
+fn with_md5(mut op: Op, text: &str) -> Op {
+    if let Op::Finalize { md5, .. } = &mut op {
+        text.clone_into(md5);
+    }
+    op
 }
 
 /// An allocation that stays apart from the tree.

@@ -86,7 +86,7 @@ pub struct Model {
     pub garbage: BTreeMap<u64, Waste>,
     /// Server `n` is at `n - 1`.
     pub servers: Vec<Server>,
-    pub requests: VecDeque<(RequestId, i64, Answer)>,
+    pub requests: VecDeque<(RequestId, i64, Option<Op>, Answer)>,
     pub next_inode: u64,
     pub next_block: u64,
 }
@@ -219,12 +219,18 @@ impl Model {
         let Some(id) = &command.request_id else {
             return (false, self.perform(command.time_ms, &command.op));
         };
-        if let Some((_, _, first)) = self.requests.iter().find(|(known, _, _)| known == id) {
-            return (true, first.clone());
+        let asked = asked(&command.op);
+        if let Some((_, _, known, first)) = self.requests.iter().find(|(known, ..)| known == id) {
+            let other = known.is_some() && asked.is_some() && *known != asked;
+            let answer = match other {
+                true => Err(RefusalKind::InvalidArgument),
+                false => first.clone(),
+            };
+            return (true, answer);
         }
         let answer = self.perform(command.time_ms, &command.op);
         self.requests
-            .push_back((id.clone(), command.time_ms, answer.clone()));
+            .push_back((id.clone(), command.time_ms, asked, answer.clone()));
         // Two at most each time, and never the one that just came.
         for _ in 0..2 {
             if self.requests.len() > 1 && command.time_ms - self.requests[0].1 >= MEMORY_MS {
@@ -234,6 +240,12 @@ impl Model {
             }
         }
         (false, answer)
+    }
+
+    /// What a client asked for under an id that is remembered.
+    pub fn asked_under(&self, id: &RequestId) -> Option<Op> {
+        let known = self.requests.iter().find(|(known, ..)| known == id);
+        known.and_then(|(_, _, asked, _)| asked.clone())
     }
 
     fn perform(&mut self, now: i64, op: &Op) -> Answer {
@@ -588,5 +600,21 @@ fn empty_file(inode: u64, mtime: i64) -> File {
         block_size: 0,
         blocks: Vec::new(),
         write: Write::Done(mtime),
+    }
+}
+
+/// What a client asked for, without the leader's plan; `None`: it was no client.
+fn asked(op: &Op) -> Option<Op> {
+    match op {
+        Op::Create { .. } | Op::Delete { .. } | Op::Finalize { .. } => Some(op.clone()),
+        Op::Allocate {
+            path, size, staged, ..
+        } => Some(Op::Allocate {
+            path: path.clone(),
+            size: *size,
+            plan: None,
+            staged: *staged,
+        }),
+        _ => None,
     }
 }

@@ -43,11 +43,17 @@ fn play(history: &[Item]) -> Played {
                 let (mut commands, mut answered) = (Vec::new(), Vec::new());
                 for step in steps {
                     now += step.after;
+                    let request_id = step.request.map(|number| id(&format!("request {number}")));
+                    let first = request_id.as_ref().filter(|_| step.again);
+                    let op = first
+                        .and_then(|id| model.asked_under(id))
+                        .unwrap_or_else(|| resolve(&step.draft, &mut model));
                     let command = Command {
                         time_ms: now,
-                        request_id: step.request.map(|number| id(&format!("request {number}"))),
+                        request_id,
+                        digest: op.digest(),
                         origin: None,
-                        op: resolve(&step.draft, &mut model),
+                        op,
                     };
                     answered.push(model.apply(&command));
                     asked.push(command.op.clone());
@@ -186,6 +192,7 @@ fn histories_reach_every_outcome_and_refusal_and_repeat() {
             let mut count = |what: &str| *seen.entry(what.to_owned()).or_default() += 1;
             count(&name);
             match (repeat, op) {
+                (true, _) if name == "InvalidArgument" => count("repeat of another request"),
                 (true, _) => count("repeat"),
                 (false, Op::Allocate { staged: true, .. }) => count(&format!("staged {name}")),
                 (false, Op::Finalize { staged: Some(_), .. }) => count(&format!("from staged: {name}")),
@@ -230,6 +237,7 @@ fn histories_reach_every_outcome_and_refusal_and_repeat() {
         ("AlreadyExists", 50),
         ("FailedPrecondition", 50),
         ("repeat", 100),
+        ("repeat of another request", 50),
         ("garbage: Deleted", 20),
         ("garbage: Overwritten", 20),
         ("garbage: Truncated", 20),

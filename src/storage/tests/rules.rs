@@ -32,16 +32,101 @@ fn a_repeat_gets_the_first_answer_word_for_word_and_changes_nothing() {
     );
 
     let before = dump(&storage);
-    let again = apply(
-        &mut storage,
-        &[create, refused, with_id("one", 5, remove("/missing", true))],
-    );
-    assert_eq!(again, [first[0].clone(), first[1].clone(), first[0].clone()]);
+    let again = apply(&mut storage, &[create, refused]);
+    assert_eq!(again, first);
     assert_eq!(
         differences(&before, &dump(&storage)),
         [("meta", 1)].into(),
         "only the applied index"
     );
+}
+
+/// One command of each kind that clients ask for, and the same with one parameter changed at a time.
+fn requests_that_differ() -> Vec<Vec<Op>> {
+    vec![
+        vec![touch("/f"), touch("/g"), mkdir("/f")],
+        vec![remove("/f", false), remove("/g", false), remove("/f", true)],
+        vec![
+            allocate("/f", 8, 4, &[1, 2]),
+            allocate("/g", 8, 4, &[1, 2]),
+            allocate("/f", 9, 4, &[1, 2]),
+            stage("/f", 8, 4, &[1, 2]),
+        ],
+        vec![
+            finalize("/f", 3, 8),
+            finalize("/g", 3, 8),
+            finalize("/f", 4, 8),
+            finalize("/f", 3, 7),
+            finalize_staged("/f", 3, 8, 1),
+            finalize_staged("/f", 3, 8, 2),
+            with_md5(finalize("/f", 3, 8), "other"),
+            // The text moves from the MD5 to the path.
+            with_md5(finalize("/f/a", 3, 8), ""),
+            with_md5(finalize("/a", 3, 8), "/f"),
+        ],
+    ]
+}
+
+#[test]
+fn the_digest_tells_requests_apart_and_not_the_leaders_plans() {
+    let all: Vec<_> = requests_that_differ().concat();
+    for (number, op) in all.iter().enumerate() {
+        assert_ne!(op.digest(), 0, "{op:?}");
+        for other in &all[number + 1..] {
+            assert_ne!(op.digest(), other.digest(), "{op:?} {other:?}");
+        }
+    }
+    let elsewhere = allocate("/f", 8, 2, &[7]);
+    assert_eq!(elsewhere.digest(), all[6].digest());
+    let mut unplanned = elsewhere;
+    if let Op::Allocate { plan, .. } = &mut unplanned {
+        *plan = None;
+    }
+    assert_eq!(unplanned.digest(), all[6].digest());
+    assert_eq!(Op::Reclaim { limit: 1 }.digest(), 0);
+}
+
+#[test]
+fn another_request_under_a_used_id_is_refused_and_does_nothing() {
+    for requests in requests_that_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut storage = with_servers(dir.path());
+        let first = with_id("one", 1, requests[0].clone());
+        let answer = apply(&mut storage, std::slice::from_ref(&first)).remove(0);
+        let before = dump(&storage);
+        for other in &requests[1..] {
+            let said = apply(&mut storage, &[with_id("one", 2, other.clone())]).remove(0);
+            let refusal = said.unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::InvalidArgument, "{other:?}");
+            assert!(refusal.message.contains("used for another request"), "{refusal}");
+        }
+        assert_eq!(apply(&mut storage, &[first]), [answer]);
+        assert_eq!(differences(&before, &dump(&storage)), [("meta", 1)].into());
+    }
+}
+
+/// Entries of servers before digests, and what those servers remembered: the id alone decides.
+#[test]
+fn without_a_digest_on_both_sides_the_id_alone_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut storage = open(dir.path());
+    let undigested = |mut command: Command| {
+        command.digest = 0;
+        command
+    };
+    let created = Ok(Outcome::Created { inode: InodeId(2) });
+    let old = undigested(with_id("old", 1, mkdir("/a")));
+    assert_eq!(apply(&mut storage, &[old]), [created.clone()]);
+    let asked = with_id("old", 2, remove("/a", true));
+    assert_eq!(apply(&mut storage, &[asked]), [created]);
+
+    let created = Ok(Outcome::Created { inode: InodeId(3) });
+    assert_eq!(
+        apply(&mut storage, &[with_id("new", 3, mkdir("/b"))]),
+        [created.clone()]
+    );
+    let asked = undigested(with_id("new", 4, remove("/b", true)));
+    assert_eq!(apply(&mut storage, &[asked]), [created]);
 }
 
 #[test]
@@ -113,6 +198,7 @@ fn no_more_requests_are_remembered_than_the_bound() {
             let request = Remembered {
                 sequence,
                 time_ms: 1_000,
+                digest: 0,
                 applied: Ok(Outcome::Deleted),
             };
             txn.put_remembered(&id(&format!("old {sequence}")), &request)?;
@@ -513,6 +599,7 @@ fn names_and_paths_of_the_greatest_length_fit_the_tables() {
     let command = Command {
         time_ms: 1,
         request_id: Some(RequestId::new(&[0xff; RequestId::MAX_BYTES]).unwrap()),
+        digest: 0,
         origin: None,
         op: remove(&deep, false),
     };

@@ -381,7 +381,7 @@ pub fn assert_same(tables: &Decoded, model: &Model) {
     let expected: Vec<_> = model
         .requests
         .iter()
-        .map(|(id, time_ms, answer)| (id.as_bytes(), *time_ms, answer.clone()))
+        .map(|(id, time_ms, _, answer)| (id.as_bytes(), *time_ms, answer.clone()))
         .collect();
     assert_eq!(found, expected);
 

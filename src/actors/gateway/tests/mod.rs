@@ -145,6 +145,7 @@ impl Neighbour {
         let command = |op| Command {
             time_ms,
             request_id: None,
+            digest: 0,
             origin: None,
             op,
         };
@@ -165,6 +166,7 @@ impl Neighbour {
         }
         let command = Command {
             time_ms: 1000 + self.applied as i64,
+            digest: proposal.op.digest(),
             request_id: proposal.request_id,
             origin: None,
             op: proposal.op,

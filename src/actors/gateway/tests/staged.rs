@@ -265,6 +265,18 @@ async fn a_repeat_with_the_same_id_gets_the_first_answer() {
     client.finalize_write(end).await.unwrap();
     assert_eq!(rig.stat("/f").await.unwrap().size, 3);
 
+    // Under its id nothing else is answered, nor done.
+    let unstaged = GetBlockLocationsRequest {
+        staged: false,
+        ..request("/f", 9)
+    };
+    for other in [request("/g", 9), request("/f", 8), unstaged] {
+        let before = rig.proposals().await;
+        let answer = refused(client.get_block_locations(with_id(other, "req-1")).await);
+        assert_eq!(answer.0, Code::InvalidArgument, "{}", answer.1);
+        assert_eq!(rig.proposals().await, before);
+    }
+
     // A first answer that was a refusal stays one.
     let asked = || with_id(request("/no/f", 9), "req-3");
     let first = refused(client.get_block_locations(asked()).await);
