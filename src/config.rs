@@ -56,6 +56,9 @@ pub struct Server {
     /// `max_connections`: connections of clients served at once; requests on one more are refused with
     /// `RESOURCE_EXHAUSTED`. Fewer where the system does not allow as many open files.
     pub max_connections: usize,
+    /// `grpc_threads`: threads that serve clients' connections beside the one of the actors; `None`, written
+    /// `auto`: as many as fit the processors.
+    pub grpc_threads: Option<usize>,
 }
 
 /// `database`: where the state lies.
@@ -108,7 +111,8 @@ pub struct Raft {
     pub heartbeat_timeout: Duration,
     /// `election_timeout`, in the words of the first server; see [`Raft::timing`].
     pub election_timeout: Duration,
-    /// `snapshot_interval`: how often to ask whether a snapshot is due.
+    /// `snapshot_interval`: a process takes no more than one snapshot in this time. Its first comes as soon as
+    /// enough entries have come since the newest one.
     pub snapshot_interval: Duration,
     /// `snapshot_threshold`: it is due after this many log entries since the last one; about as many are
     /// kept behind it for followers that lag.
@@ -290,6 +294,7 @@ impl Default for Server {
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,
             max_connections: 16_384,
+            grpc_threads: None,
         }
     }
 }

@@ -8,10 +8,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use actix::prelude::*;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ use crate::actors::raft_node::messages::{HandOver, Subscribe};
 use crate::actors::raft_node::peer_service::PeerServer;
 use crate::actors::raft_node::peers::GrpcPeers;
 use crate::actors::raft_node::repeats::Memory;
+use crate::actors::raft_node::snapshots::{SnapshotPolicy, take_snapshots};
 use crate::actors::raft_node::space::watch_space;
 use crate::actors::raft_node::{RaftNodeActor, RaftNodeSettings, watch_raft};
 use crate::actors::registrar::messages::Unregister;
@@ -33,7 +34,7 @@ use crate::actors::registrar::{Registrar, RegistrarSettings};
 use crate::actors::scheduler::{SchedulerActor, SchedulerNeighbours, SchedulerSettings};
 use crate::actors::store::{AppliedIndex, CloseStore, StoreActor};
 use crate::config::{Config, NodeSettings};
-use crate::connections;
+use crate::connections::{self, Threads};
 use crate::raft::channels::{Channels, server_bounds};
 use crate::raft::config::{RaftSettings, openraft_config};
 use crate::raft::guard::Guard;
@@ -43,7 +44,7 @@ use crate::raft::network::Network;
 use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::{StateMachine, StateMachinePort};
 use crate::raft::{log_dir, snapshot_dir};
-use crate::space::{self, Gauge, Level, Space, SpaceWatch, mebibytes};
+use crate::space::{self, Gauge, Space, mebibytes};
 use crate::storage::{StateReader, Storage, StorageOptions};
 
 /// How long a clean stop may take to hand leadership over.
@@ -71,6 +72,9 @@ pub enum NodeError {
         /// Why.
         source: io::Error,
     },
+    /// The threads that serve connections cannot be started.
+    #[error("cannot start server.grpc_threads: {0}")]
+    Threads(io::Error),
     /// Raft did not start.
     #[error("cannot start Raft: {0}")]
     Raft(String),
@@ -120,6 +124,7 @@ impl Node {
         let identity = Identity::open(&settings.data_dir, &settings.name).map_err(data)?;
         let grpc_listener = listen(&settings.grpc_listen).await?;
         let raft_listener = listen(&settings.raft_listen).await?;
+        let threads = grpc_threads(config.server.grpc_threads).map_err(NodeError::Threads)?;
 
         let options = StorageOptions {
             dir: settings.data_dir.clone(),
@@ -209,6 +214,7 @@ impl Node {
             },
             reader.clone(),
             grpc_listener,
+            threads,
         );
         for subscriber in [
             data_servers.recipient(),
@@ -236,6 +242,7 @@ impl Node {
             raft_listener,
             Routes::new(guard.guard(raft_server.into_service())).add_service(guard.guard(peer_server)),
             server_bounds(calls),
+            Threads::none(),
             std::future::pending(),
         ));
 
@@ -247,8 +254,11 @@ impl Node {
             config.raft.peers.clone(),
         );
         actix::spawn(membership.run(bootstrap));
-        let (interval, threshold) = (config.raft.snapshot_interval, config.raft.snapshot_threshold);
-        actix::spawn(take_snapshots(raft.clone(), interval, threshold, space.clone()));
+        let policy = SnapshotPolicy {
+            interval: config.raft.snapshot_interval,
+            threshold: config.raft.snapshot_threshold,
+        };
+        actix::spawn(take_snapshots(raft.clone(), policy, space.clone()));
         let silence = config.raft.timing().election_timeout_max * 2;
         let watched = watch_raft(raft.clone(), raft_node.clone(), silence);
         let watch = actix::spawn(async move {
@@ -425,6 +435,20 @@ fn max_waiting(config: &Config) -> usize {
     config.server.max_in_flight * config.raft.peers.len().max(1)
 }
 
+/// The threads that serve clients; `wanted`: so many, instead of what fits the processors that this process
+/// may use.
+fn grpc_threads(wanted: Option<usize>) -> io::Result<Threads> {
+    let count = match (wanted, available_parallelism()) {
+        (Some(count), _) => count,
+        (None, Ok(processors)) => Threads::fitting(processors.get()),
+        (None, Err(error)) => {
+            log::warn!("server.grpc_threads: 0, because the processors cannot be counted: {error}");
+            0
+        }
+    };
+    Threads::start(count, "grpc")
+}
+
 fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySettings {
     let config = &settings.config;
     GatewaySettings {
@@ -441,48 +465,5 @@ fn gateway_settings(settings: &NodeSettings, incarnation: u64) -> GatewaySetting
         max_in_flight: config.server.max_in_flight,
         connections: connections::fit(config.server.max_connections),
         max_file_size: config.cluster.max_file_size,
-    }
-}
-
-/// Asks every `interval` whether enough entries were applied since the newest snapshot. Where space is low,
-/// that is asked at once, and a single one is enough: the log can be shortened behind the snapshot.
-async fn take_snapshots(raft: Raft, interval: Duration, threshold: u64, mut space: SpaceWatch) {
-    let is_low = |space: &Space| space.level > Level::Enough;
-    let mut low = false;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            // No more news: the node is stopping.
-            Ok(_) = space.wait_for(is_low), if !low => {}
-        }
-        low = is_low(&space.borrow());
-        let (running, applied, covered) = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let covered = metrics.snapshot.map_or(0, |id| id.index);
-            (
-                metrics.running_state.is_ok(),
-                metrics.last_applied.map_or(0, |id| id.index),
-                covered,
-            )
-        };
-        if !running {
-            return;
-        }
-        let enough = if low { 1 } else { threshold };
-        if applied.saturating_sub(covered) < enough {
-            continue;
-        }
-        let size = space.borrow().measured.state;
-        if !space.borrow().fits(size) {
-            log::warn!(
-                "no snapshot for now: there is no room for its {}; the log is not shortened meanwhile",
-                mebibytes(size)
-            );
-            continue;
-        }
-        if raft.trigger().snapshot().await.is_err() {
-            return;
-        }
     }
 }

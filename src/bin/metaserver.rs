@@ -89,9 +89,11 @@ fn failure(error: &NodeError) -> ExitCode {
         NodeError::Data { source, .. } if source.kind() == ErrorKind::StorageFull => {
             ExitCode::from(DISK_FULL)
         }
-        NodeError::Data { .. } | NodeError::Listen { .. } | NodeError::Raft(_) | NodeError::Fatal(_) => {
-            ExitCode::FAILURE
-        }
+        NodeError::Data { .. }
+        | NodeError::Listen { .. }
+        | NodeError::Threads(_)
+        | NodeError::Raft(_)
+        | NodeError::Fatal(_) => ExitCode::FAILURE,
     }
 }
 

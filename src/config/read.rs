@@ -23,6 +23,7 @@ pub(super) const KEYS: &[&str] = &[
     "server.request_timeout",
     "server.max_in_flight",
     "server.max_connections",
+    "server.grpc_threads",
     "database.dir",
     "database.badger_dir",
     "database.map_size",
@@ -137,12 +138,14 @@ fn server(mut part: Section, report: &mut Report) -> Server {
         request_timeout,
         max_in_flight,
         max_connections,
+        grpc_threads,
     } = Server::default();
     let server = Server {
         grpc_port: part.number("grpc_port", grpc_port, 1..=u16::MAX.into(), report),
         request_timeout: part.duration("request_timeout", request_timeout, report),
         max_in_flight: part.number("max_in_flight", max_in_flight, 1..=1 << 24, report),
         max_connections: part.number("max_connections", max_connections, 1..=1 << 24, report),
+        grpc_threads: part.value("grpc_threads", grpc_threads, report, threads),
     };
     part.finish(report);
     server
@@ -573,6 +576,18 @@ fn read_mode(value: &Value) -> Result<ReadMode, String> {
         "lease" => Ok(ReadMode::Lease),
         "local" => Ok(ReadMode::Local),
         other => Err(format!("must be linearizable, lease or local, is `{other}`")),
+    }
+}
+
+/// `auto`, or how many.
+fn threads(value: &Value) -> Result<Option<usize>, String> {
+    match &value.kind {
+        ValueKind::String(text) if text == "auto" => Ok(None),
+        ValueKind::I64(count @ 0..=64) => Ok(Some(*count as usize)),
+        _ => Err(format!(
+            "must be auto or a number from 0 to 64, is {}",
+            shown(value)
+        )),
     }
 }
 

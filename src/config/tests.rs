@@ -83,9 +83,10 @@ fn the_defaults_are_those_of_the_contract() {
             c.server.grpc_port,
             c.server.request_timeout,
             c.server.max_in_flight,
-            c.server.max_connections
+            c.server.max_connections,
+            c.server.grpc_threads
         ),
-        (9090, seconds(5), 4096, 16_384)
+        (9090, seconds(5), 4096, 16_384, None)
     );
     assert_eq!(
         (
@@ -155,6 +156,7 @@ fn every_key_is_obeyed() {
     });
     check("server.max_in_flight", "7", &|c| c.server.max_in_flight = 7);
     check("server.max_connections", "7", &|c| c.server.max_connections = 7);
+    check("server.grpc_threads", "3", &|c| c.server.grpc_threads = Some(3));
     check("database.dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.badger_dir", "/d", &|c| c.database.dir = "/d".into());
     check("database.map_size", "1GiB", &|c| c.database.map_size = 1 << 30);
@@ -228,6 +230,8 @@ fn every_key_is_obeyed() {
             .mass_delete_share,
         1.0
     );
+    assert_eq!(set("server.grpc_threads", "0").server.grpc_threads, Some(0));
+    assert_eq!(set("server.grpc_threads", "auto"), defaults());
     assert_eq!(set("reads", "local").reads, ReadMode::Local);
     assert_eq!(set("reads", "linearizable").reads, ReadMode::Linearizable);
     assert_eq!(set("logging.file", "~").logging.file, None);
@@ -366,6 +370,16 @@ fn wrong_values_are_refused_with_the_keys_name() {
             "reads: must be linearizable, lease or local, is `stale`",
         ),
         ("reads", "~", "reads: must be text, is empty"),
+        (
+            "server.grpc_threads",
+            "65",
+            "server.grpc_threads: must be auto or a number from 0 to 64, is `65`",
+        ),
+        (
+            "server.grpc_threads",
+            "many",
+            "server.grpc_threads: must be auto or a number from 0 to 64, is `many`",
+        ),
         (
             "etcd.endpoints",
             "\"h:1\"",

@@ -17,6 +17,7 @@ mod requests;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod watch;
 
 use std::future::poll_fn;
@@ -45,6 +46,7 @@ pub use answers::{AnswerBounds, UntilSent};
 pub use descriptors::{Fit, fit};
 pub use requests::{ByteBudget, Charge, OneMessage};
 use socket::{Progress, Socket};
+pub use threads::Threads;
 use watch::{Verdict, Watch};
 
 use crate::logging::Seldom;
@@ -120,9 +122,16 @@ impl Connection {
     }
 }
 
-/// Serves `routes` on `listener` until `stop` is there, then until every request is answered.
-pub async fn serve(listener: TcpListener, routes: Routes, bounds: Bounds, stop: impl Future<Output = ()>) {
-    let server = Server::new(routes.prepare(), bounds);
+/// Serves `routes` on `listener` until `stop` is there, then until every request is answered. Connections
+/// are served on `threads`.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    bounds: Bounds,
+    threads: Threads,
+    stop: impl Future<Output = ()>,
+) {
+    let server = Arc::new(Server::new(routes.prepare(), bounds));
     let (stopping, stopped) = news::channel(());
     {
         // Closed before the last requests are waited for: whoever connects then is told at once.
@@ -135,7 +144,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, bounds: Bounds, stop: 
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, address)) => server.accept(socket, address, stopped.clone()),
+                Ok((socket, address)) => server.accept(socket, address, &threads, stopped.clone()),
                 Err(error) => {
                     if failures.may_speak() {
                         log::warn!("cannot accept connections: {error}");
@@ -190,7 +199,13 @@ impl Server {
     }
 
     /// Takes a connection in, or drops it.
-    fn accept(&self, socket: TcpStream, address: SocketAddr, stop: news::Receiver<()>) {
+    fn accept(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        address: SocketAddr,
+        threads: &Threads,
+        stop: news::Receiver<()>,
+    ) {
         let (place, excess) = match self.served.clone().try_acquire_owned() {
             Ok(place) => (place, false),
             Err(_) => {
@@ -215,7 +230,10 @@ impl Server {
             local_addr: socket.local_addr().ok(),
             remote_addr: Some(address),
         };
-        tokio::spawn(self.run(socket, connection, info, place, stop));
+        let server = self.clone();
+        threads.spawn(socket, async move |socket| {
+            server.run(socket, connection, info, place, stop).await;
+        });
     }
 
     /// The life of one connection.

@@ -58,6 +58,9 @@ impl Service<Request<Body>> for Answering {
             answer
                 .headers_mut()
                 .insert("excess", connection.is_excess().to_string().parse().unwrap());
+            if let Some(thread) = std::thread::current().name() {
+                answer.headers_mut().insert("thread", thread.parse().unwrap());
+            }
             answer.extensions_mut().insert(UntilSent::new(permit));
             Ok(answer)
         })
@@ -112,6 +115,10 @@ const PERMITS: usize = 100_000;
 
 impl Rig {
     async fn start(bounds: Bounds) -> Rig {
+        Rig::start_on(Threads::none(), bounds).await
+    }
+
+    async fn start_on(threads: Threads, bounds: Bounds) -> Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let permits = Arc::new(Semaphore::new(PERMITS));
@@ -126,7 +133,7 @@ impl Rig {
             address,
             permits,
             stop: Some(stop),
-            done: tokio::spawn(serve(listener, routes, bounds, stopped)),
+            done: tokio::spawn(serve(listener, routes, bounds, threads, stopped)),
         }
     }
 
@@ -465,4 +472,57 @@ async fn a_stop_takes_nobody_new_and_waits_for_what_is_under_way() {
     assert!(!rig.done.is_finished());
     drop(answer);
     tokio::time::timeout(EVENTUALLY, rig.done).await.unwrap().unwrap();
+}
+
+/// The threads of this process whose names begin so.
+fn threads_called(name: &str) -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    names.filter(|found| found.starts_with(name)).count()
+}
+
+#[actix::test]
+async fn connections_are_served_on_the_threads_in_turn_and_these_end_after_the_last_answer() {
+    let threads = Threads::start(2, "in-turn").unwrap();
+    let mut rig = Rig::start_on(threads, wide()).await;
+    let mut served = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = rig.h2().await;
+        for _ in 0..2 {
+            let (head, bytes, _) = client.ask("70000").await.unwrap();
+            assert_eq!(bytes, 70_000);
+            served.push(head["thread"].to_str().unwrap().to_owned());
+        }
+        clients.push(client);
+    }
+    let turns = [0, 0, 1, 1, 0, 0, 1, 1].map(|n| format!("in-turn-{n}"));
+    assert_eq!(served, turns);
+
+    // Answers that are not read yet are finished before the threads end.
+    let window = 64 << 10;
+    let mut slow = Vec::new();
+    for client in &mut clients {
+        poll_fn(|cx| client.send.poll_ready(cx)).await.unwrap();
+        let (answer, _) = client.send.send_request(request("100000"), true).unwrap();
+        slow.push(answer.await.unwrap().into_body());
+    }
+    drop(rig.stop.take());
+    assert_eq!(threads_called("in-turn"), 2);
+    for mut body in slow {
+        let mut bytes = 0;
+        while let Some(piece) = body.data().await {
+            bytes += piece.as_ref().unwrap().len();
+            body.flow_control()
+                .release_capacity(piece.unwrap().len())
+                .unwrap();
+        }
+        assert!(bytes > window, "{bytes}");
+    }
+    tokio::time::timeout(EVENTUALLY, rig.done).await.unwrap().unwrap();
+    let begun = Instant::now();
+    while threads_called("in-turn") > 0 {
+        assert!(begun.elapsed() < EVENTUALLY, "the threads stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

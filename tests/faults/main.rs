@@ -135,8 +135,11 @@ impl Run {
         let mut cluster = Cluster::new(Setup {
             places: network.as_ref().map(Network::places).unwrap_or_default(),
             // Often enough that nodes that were away come back through snapshots, too.
-            snapshot_threshold: 2000,
+            snapshot_interval: "5s",
+            snapshot_threshold: 500,
             database: nemesis::DATABASE,
+            // One thread for everything, or clients served on others.
+            server: ["{ grpc_threads: 0 }", "{ grpc_threads: 2 }"][(seed % 2) as usize],
             ..Setup::default()
         });
         for n in cluster.all() {

@@ -454,9 +454,10 @@ impl Nemesis<'_> {
                 if let Some(how) = ended {
                     self.preload.process_ended(n);
                     if self.left > 0 || how.code() != Some(DISK_FULL) {
-                        let left = self.left;
-                        self.findings
-                            .push(format!("node {n}, with {left} MiB left, ended by itself: {how}"));
+                        let (left, log) = (self.left, self.last_words(n));
+                        self.findings.push(format!(
+                            "node {n}, with {left} MiB left, ended by itself: {how}\n{log}"
+                        ));
                     }
                     self.cluster.start(n);
                 }
@@ -464,6 +465,13 @@ impl Nemesis<'_> {
             _ => self.network().heal_all(),
         }
         stopped
+    }
+
+    /// The last lines of a node's log.
+    fn last_words(&self, n: usize) -> String {
+        let log = self.cluster.log(n);
+        let lines: Vec<_> = log.lines().rev().take(20).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     /// Time passes; whoever ends by itself meanwhile is a finding, unless it may.
@@ -476,8 +484,9 @@ impl Nemesis<'_> {
                 }
                 if let Some(how) = self.cluster.ended(n) {
                     let at = self.history.now().as_secs_f64();
+                    let log = self.last_words(n);
                     self.findings.push(format!(
-                        "at {at:.3} s node {n} ended by itself: {how}; it was started again"
+                        "at {at:.3} s node {n} ended by itself: {how}; it was started again\n{log}"
                     ));
                     self.preload.process_ended(n);
                     self.cluster.start(n);

@@ -24,7 +24,7 @@ use crate::actors::auditor::messages::VerifyState;
 use crate::actors::data_servers::messages::{GetOrders, GetReports, HeartbeatReceived};
 use crate::actors::raft_node::messages::{AwaitRead, ClaimAnswer, GetStatus, LeadershipChanged, Propose};
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus};
-use crate::connections::Fit;
+use crate::connections::{Fit, Threads};
 use crate::storage::StateReader;
 
 mod admin;
@@ -125,7 +125,7 @@ pub struct GatewayActor {
     health: HealthReporter,
     receipts: Arc<Receipts>,
     /// Taken when the actor starts.
-    listener: Option<TcpListener>,
+    listener: Option<(TcpListener, Threads)>,
     /// Taken when it stops.
     server: Option<RunningServer>,
 }
@@ -138,13 +138,14 @@ struct RunningServer {
     done: JoinHandle<()>,
 }
 
-/// Starts the gateway: it serves on `listener` until it gets [`Stop`]. To be called within an actix
+/// Starts the gateway: it serves on `listener`, on `threads`, until it gets [`Stop`]. To be called within an actix
 /// system. It wants to be told of every [`LeadershipChanged`].
 pub fn start(
     settings: GatewaySettings,
     neighbours: GatewayNeighbours,
     state: StateReader,
     listener: TcpListener,
+    threads: Threads,
 ) -> Addr<GatewayActor> {
     GatewayActor {
         receipts: Receipts::new(settings.incarnation),
@@ -153,7 +154,7 @@ pub fn start(
         state,
         leadership: LeadershipChanged::UNKNOWN,
         health: HealthReporter::new(),
-        listener: Some(listener),
+        listener: Some((listener, threads)),
         server: None,
     }
     .start()
@@ -161,7 +162,7 @@ pub fn start(
 
 impl GatewayActor {
     fn serve(&mut self, ctx: &Context<Self>) {
-        let Some(listener) = self.listener.take() else {
+        let Some((listener, threads)) = self.listener.take() else {
             return;
         };
         let shared = Arc::new(Shared {
@@ -182,6 +183,7 @@ impl GatewayActor {
             self.receipts.clone(),
             self.health.clone(),
             listener,
+            threads,
             stopped,
         ) {
             Ok(serve) => {

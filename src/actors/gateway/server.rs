@@ -14,7 +14,7 @@ use super::admin::AdminDesk;
 use super::limits::{Limited, Limits, MAX_REQUEST_BYTES};
 use super::receipts::{Receipted, Receipts};
 use super::service::{MetaService, Shared};
-use crate::connections::{self, AnswerBounds, Bounds, Fit};
+use crate::connections::{self, AnswerBounds, Bounds, Fit, Threads};
 use crate::proto::DESCRIPTORS;
 use crate::proto::admin::admin_service_server::AdminServiceServer;
 use crate::proto::dfs::meta_server_service_server::MetaServerServiceServer;
@@ -53,7 +53,7 @@ const ANSWERS: AnswerBounds = AnswerBounds {
     total: 256 << 20,
 };
 
-/// Serves until `stop` is there, and then until every request is answered.
+/// Serves, on `threads`, until `stop` is there, and then until every request is answered.
 ///
 /// # Errors
 /// The descriptions of the services cannot be read, which a build decides once and for all.
@@ -62,6 +62,7 @@ pub(super) fn serve(
     receipts: Arc<Receipts>,
     health: HealthReporter,
     listener: TcpListener,
+    threads: Threads,
     stop: impl Future<Output = ()>,
 ) -> Result<impl Future<Output = ()>, tonic_reflection::server::Error> {
     let settings = &shared.settings;
@@ -79,7 +80,7 @@ pub(super) fn serve(
         .add_service(Limited::new(health, of_watchers))
         .add_service(Limited::new(reflection().build_v1()?, of_readers.clone()))
         .add_service(Limited::new(reflection().build_v1alpha()?, of_readers));
-    Ok(connections::serve(listener, routes, bounds, stop))
+    Ok(connections::serve(listener, routes, bounds, threads, stop))
 }
 
 fn bounds(connections: Fit, max_in_flight: usize) -> Bounds {

@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::log_id;
-use crate::connections::serve;
+use crate::connections::{Threads, serve};
 use crate::proto::raft as pb;
 use crate::proto::raft::raft_service_client::RaftServiceClient;
 use crate::raft::channels::{Channels, Lane, server_bounds};
@@ -96,7 +96,14 @@ impl TestNode {
         let stopped = async {
             stopped.await.ok();
         };
-        tokio::spawn(serve(listener, Routes::new(service), server_bounds(100), stopped));
+        let service = Routes::new(service);
+        tokio::spawn(serve(
+            listener,
+            service,
+            server_bounds(100),
+            Threads::none(),
+            stopped,
+        ));
         raft.run();
         TestNode {
             dir,

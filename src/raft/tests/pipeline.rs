@@ -17,7 +17,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{batch, log_id};
-use crate::connections::{Bounds, serve};
+use crate::connections::{Bounds, Threads, serve};
 use crate::proto::raft as pb;
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
 use crate::raft::channels::{Channels, MAX_MESSAGE_BYTES, server_bounds};
@@ -110,6 +110,7 @@ async fn scene() -> Scene {
         listener,
         Routes::new(service),
         bounds,
+        Threads::none(),
         std::future::pending(),
     ));
     let node = Node {

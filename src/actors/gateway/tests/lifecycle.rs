@@ -157,6 +157,7 @@ async fn news_before_the_first_request_counts() {
         neighbours(&neighbour.start()),
         reader,
         listener,
+        Threads::none(),
     );
     let known = Some(leader("meta-9", "localhost:9099"));
     gateway.send(news(1, Role::Follower, known)).await.unwrap();

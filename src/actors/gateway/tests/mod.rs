@@ -22,7 +22,7 @@ use crate::actors::raft_node::messages::{
     RaftStatus, ReadError, Role,
 };
 use crate::actors::scheduler::messages::{AllowMassDelete, GetUpkeepStatus, UpkeepStatus};
-use crate::connections::Fit;
+use crate::connections::{Fit, Threads};
 use crate::domain::command::{Applied, Command, Op};
 use crate::domain::ids::ServerId;
 use crate::domain::path::CleanPath;
@@ -406,7 +406,13 @@ impl Rig {
         let neighbour = Neighbour::new();
         let reader = neighbour.reader();
         let neighbour = neighbour.start();
-        let gateway = start(settings, neighbours(&neighbour), reader, listener);
+        let gateway = start(
+            settings,
+            neighbours(&neighbour),
+            reader,
+            listener,
+            Threads::none(),
+        );
         let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
         let channel = endpoint.connect().await.unwrap();
         Rig {
