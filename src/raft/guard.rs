@@ -45,7 +45,7 @@ const STRANGERS_MESSAGE: usize = 4 << 10;
 const STRANGERS_CALLS: usize = 64;
 const STRANGERS_CALL: Duration = Duration::from_secs(5);
 
-/// Streams at once. A peer has one for its log and one for a snapshot.
+/// Streams at once. A peer has one for its log, one for heartbeats and one for a snapshot.
 const STREAMS_AT_ONCE: usize = 64;
 
 /// Bytes of large messages at once.

@@ -19,6 +19,7 @@ pub mod convert;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guard;
+mod heartbeats;
 pub mod identity;
 mod log_codec;
 pub mod log_store;

@@ -30,6 +30,7 @@ use tonic::{Code, Request, Response, Status};
 use super::call_metadata;
 use super::channels::{Channels, Lane, MAX_MESSAGE_BYTES};
 use super::convert::{DecodeError, Span, append_result};
+use super::heartbeats::HeartbeatStream;
 use super::identity::Identity;
 use super::pipeline::{self, Pipeline, PipelineError};
 use super::ports::{Snapshot, SnapshotData};
@@ -81,6 +82,7 @@ impl Network {
             target,
             node: node.clone(),
             heartbeats,
+            open: None,
             lacks_space: AtomicBool::new(false),
         }
     }
@@ -103,8 +105,10 @@ pub struct PeerClient {
     network: Network,
     target: NodeId,
     node: Node,
-    /// Only used for heartbeats, each a call of its own.
+    /// Only used for heartbeats.
     heartbeats: bool,
+    /// The stream of these, unless one is under way or there was none yet.
+    open: Option<HeartbeatStream>,
     /// Its last refusal was for a full disk.
     lacks_space: AtomicBool,
 }
@@ -224,6 +228,30 @@ impl PeerClient {
         }))
     }
 
+    /// Sends a heartbeat, on the stream of the last one if that is open still.
+    async fn beat(&mut self, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
+        if let Some(stream) = self.open.take()
+            && let Ok((answer, stream)) = stream.ask(request.clone()).await
+        {
+            self.open = Some(stream);
+            return Ok(answer);
+        }
+        // The peer may have been started anew since. A heartbeat that arrives twice does no harm.
+        let stream = self.open_heartbeats().await?;
+        let (answer, stream) = stream.ask(request).await?;
+        self.open = Some(stream);
+        Ok(answer)
+    }
+
+    async fn open_heartbeats(&self) -> Result<HeartbeatStream, Status> {
+        let not_now = |e: RPCError<TypeConfig>| Status::unavailable(e.to_string());
+        let (requests, outgoing) = HeartbeatStream::requests();
+        let request = self.request(ReceiverStream::new(outgoing)).map_err(not_now)?;
+        let mut service = self.service(Lane::Control).map_err(not_now)?;
+        let answers = service.append_stream(request).await?.into_inner();
+        Ok(HeartbeatStream::new(requests, answers))
+    }
+
     async fn send_snapshot(
         &self,
         vote: Vote,
@@ -281,21 +309,19 @@ fn unreadable(snapshot: &Snapshot, e: &io::Error) -> StreamingError<TypeConfig> 
 impl RaftNetworkV2<TypeConfig> for PeerClient {
     type SnapshotData = SnapshotData;
 
+    // Heartbeats; log entries are replicated by `stream_append`.
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         let span = Span::of(&request);
-        let request = self.request(request.into())?;
-        let mut service = self.service(Lane::Control)?;
-        let answer = self
-            .answer(
-                RPCTypes::AppendEntries,
-                option.soft_ttl(),
-                service.append(request),
-            )
-            .await?;
+        let limit = option.soft_ttl();
+        let answer = match tokio::time::timeout(limit, self.beat(request.into())).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(status)) => return Err(self.refused(&status)),
+            Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, limit)),
+        };
         let result = append_result(answer, span).map_err(|e| self.malformed(&e))?;
         Ok(match result {
             Ok(matching) if matching == span.last => AppendEntriesResponse::Success,

@@ -12,15 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call_metadata;
 use super::channels::MAX_MESSAGE_BYTES;
-use super::convert::{AppendOutcome, DecodeError, Span, TransferOutcome, snapshot_from_meta};
+use super::convert::{AppendOutcome, DecodeError, TransferOutcome, snapshot_from_meta};
 use super::identity::Identity;
 use super::ports::{Snapshot, SnapshotData};
 use super::snapshot_transfer::{self, CHUNK_WITHIN, Incoming, ReceiveError};
@@ -215,27 +213,6 @@ impl RaftService for RaftServer {
             });
         let told = futures::stream::iter(std::iter::once_with(move || failure.take()).flatten().map(Err));
         Ok(Response::new(answers.chain(told).boxed()))
-    }
-
-    async fn append(
-        &self,
-        request: Request<pb::AppendRequest>,
-    ) -> Result<Response<pb::AppendResponse>, Status> {
-        let request = AppendEntriesRequest::try_from(self.admit(request)?).map_err(malformed)?;
-        let request = self.agreeing(request)?;
-        self.room.check(&request)?;
-        let span = Span::of(&request);
-        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
-        let result = match answer {
-            AppendEntriesResponse::Success => Ok(span.last),
-            AppendEntriesResponse::PartialSuccess(matching) => Ok(matching),
-            AppendEntriesResponse::Conflict => match span.prev {
-                Some(prev) => Err(StreamAppendError::Conflict(prev)),
-                None => return Err(Status::internal("conflict with no predecessor")),
-            },
-            AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
-        };
-        Ok(Response::new(AppendOutcome::from(result).0))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {

@@ -44,9 +44,8 @@ impl Target {
     }
 }
 
-const RAFT: [&str; 6] = [
+const RAFT: [&str; 5] = [
     "/minfs.raft.RaftService/AppendStream",
-    "/minfs.raft.RaftService/Append",
     "/minfs.raft.RaftService/Vote",
     "/minfs.raft.RaftService/PreVote",
     "/minfs.raft.RaftService/InstallSnapshot",

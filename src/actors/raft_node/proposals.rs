@@ -179,6 +179,8 @@ pub enum Route {
 #[derive(Default)]
 pub struct Queue {
     waiting: VecDeque<Proposal>,
+    /// How many of them came from peers: a follower asks for these with every proposal that arrives.
+    forwarded: usize,
 }
 
 impl Queue {
@@ -189,14 +191,26 @@ impl Queue {
 
     /// Adds one at the end.
     pub fn push(&mut self, proposal: Proposal) {
+        self.forwarded += usize::from(proposal.forwarded);
         self.waiting.push_back(proposal);
+    }
+
+    fn push_first(&mut self, proposal: Proposal) {
+        self.forwarded += usize::from(proposal.forwarded);
+        self.waiting.push_front(proposal);
+    }
+
+    fn pop_first(&mut self) -> Option<Proposal> {
+        let proposal = self.waiting.pop_front()?;
+        self.forwarded -= usize::from(proposal.forwarded);
+        Some(proposal)
     }
 
     /// Puts those back at the front that came back and may be sent again; answers the others.
     pub fn put_back(&mut self, proposals: Vec<Proposal>, why: &str) {
         for proposal in proposals.into_iter().rev() {
             if proposal.may_be_repeated() {
-                self.waiting.push_front(proposal);
+                self.push_first(proposal);
             } else {
                 proposal.answer(Err(ProposeError::Unknown(why.to_owned())));
             }
@@ -210,7 +224,7 @@ impl Queue {
         let mut bytes = 0;
         let mut aside = unplanned;
         while taken.len() < MAX_COMMANDS {
-            let Some(proposal) = self.waiting.pop_front() else {
+            let Some(proposal) = self.pop_first() else {
                 break;
             };
             if proposal.is_abandoned(now) {
@@ -222,7 +236,7 @@ impl Queue {
             }
             bytes += size_hint(&proposal.command);
             if bytes > MAX_BYTES && !taken.is_empty() {
-                self.waiting.push_front(proposal);
+                self.push_first(proposal);
                 break;
             }
             taken.push(proposal);
@@ -232,7 +246,10 @@ impl Queue {
 
     /// Takes those that came from peers: this node does not lead, and must not forward them.
     pub fn take_forwarded(&mut self) -> Vec<Proposal> {
-        self.take_where(|proposal| proposal.forwarded)
+        match self.forwarded {
+            0 => Vec::new(),
+            _ => self.take_where(|proposal| proposal.forwarded),
+        }
     }
 
     /// Takes those whose command is such a one.
@@ -241,8 +258,9 @@ impl Queue {
     }
 
     fn take_where(&mut self, wanted: impl Fn(&Proposal) -> bool) -> Vec<Proposal> {
-        let (taken, left) = self.waiting.drain(..).partition(wanted);
+        let (taken, left): (VecDeque<_>, _) = self.waiting.drain(..).partition(wanted);
         self.waiting = left;
+        self.forwarded = self.waiting.iter().filter(|proposal| proposal.forwarded).count();
         taken.into()
     }
 }

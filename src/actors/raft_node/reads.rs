@@ -43,42 +43,48 @@ impl WaitingRead {
 /// The reads that wait, and whether a round is under way.
 #[derive(Default)]
 pub struct Rounds {
-    waiting: Vec<WaitingRead>,
+    /// Of this node's clients.
+    own: Vec<WaitingRead>,
+    /// Of peers.
+    forwarded: Vec<WaitingRead>,
     under_way: bool,
 }
 
 impl Rounds {
     /// How many wait for the next round.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.own.len() + self.forwarded.len()
     }
 
     /// Adds a read to the next round.
     pub fn push(&mut self, read: WaitingRead) {
-        self.waiting.push(read);
+        match read.forwarded {
+            true => self.forwarded.push(read),
+            false => self.own.push(read),
+        }
     }
 
     /// Begins a round for all that wait, unless one is under way or nobody waits.
     pub fn begin(&mut self, now: Instant) -> Option<Vec<WaitingRead>> {
-        self.waiting
-            .retain(|read| !read.answer.is_closed() && read.deadline > now);
-        if self.under_way || self.waiting.is_empty() {
+        // Asked for every read that arrives: while a round is under way they are not even looked at.
+        if self.under_way {
             return None;
         }
-        self.under_way = true;
-        Some(std::mem::take(&mut self.waiting))
+        let mut round = std::mem::take(&mut self.own);
+        round.append(&mut self.forwarded);
+        round.retain(|read| !read.answer.is_closed() && read.deadline > now);
+        self.under_way = !round.is_empty();
+        self.under_way.then_some(round)
     }
 
     /// The round is over; those that it gave no leave wait for the next one.
     pub fn end(&mut self, left: Vec<WaitingRead>) {
         self.under_way = false;
-        self.waiting.extend(left);
+        left.into_iter().for_each(|read| self.push(read));
     }
 
     /// Takes those that came from peers: this node does not lead, and must not forward them.
     pub fn take_forwarded(&mut self) -> Vec<WaitingRead> {
-        let (forwarded, own) = self.waiting.drain(..).partition(|read| read.forwarded);
-        self.waiting = own;
-        forwarded
+        std::mem::take(&mut self.forwarded)
     }
 }

@@ -407,10 +407,6 @@ async fn calls_for_another_cluster_or_incarnation_are_refused() {
     let transfer = pb::TransferLeaderRequest::default();
     let codes = [
         client
-            .append(stamped(pb::AppendRequest::default(), &other, "1", &target))
-            .await
-            .err(),
-        client
             .append_stream(stamped(appends, &other, "1", &target))
             .await
             .err(),
@@ -544,6 +540,13 @@ impl Caller {
         stamped(message, &self.cluster, "1", &self.target)
     }
 
+    /// Sends one append request, and takes its answer.
+    async fn append(&mut self, append: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
+        let request = self.stamped(futures::stream::iter([append]));
+        let mut answers = self.client.append_stream(request).await?.into_inner();
+        Ok(answers.message().await?.expect("each request has an answer"))
+    }
+
     async fn snapshot(&mut self, chunks: Vec<pb::SnapshotChunk>) -> Result<pb::SnapshotResponse, Status> {
         let request = self.stamped(futures::stream::iter(chunks));
         Ok(self.client.install_snapshot(request).await?.into_inner())
@@ -616,11 +619,10 @@ async fn requests_that_make_no_sense_are_refused() {
         },
     ];
     for bad in bad {
-        let request = caller.stamped(bad.clone());
-        let refused = caller.client.append(request).await.unwrap_err();
+        let refused = caller.append(bad.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
 
-        // On a stream, what was before it is answered.
+        // What was before it is answered.
         let request = caller.stamped(futures::stream::iter([good.clone(), bad.clone()]));
         let mut answers = caller.client.append_stream(request).await.unwrap().into_inner();
         let first = answers.message().await.unwrap().unwrap();
@@ -657,8 +659,7 @@ async fn terms_that_leap_and_logs_that_contradict_are_refused() {
         leader_commit: Some(log_id(1, 1, 1).into()),
     };
     let good = append(2, None, vec![entry(1, 0), entry(1, 1), entry(1, 2)]);
-    let request = caller.stamped(good.clone());
-    caller.client.append(request).await.unwrap();
+    caller.append(good.clone()).await.unwrap();
     node.metrics("committed", |m| m.local_committed == Some(log_id(1, 1, 1)))
         .await;
     for bad in [
@@ -669,15 +670,7 @@ async fn terms_that_leap_and_logs_that_contradict_are_refused() {
         append(3, Some(log_id(2, 1, 1)), vec![entry(3, 2)]),
         append(3, Some(log_id(2, 1, 0)), vec![]),
     ] {
-        let refused = caller
-            .client
-            .append(caller.stamped(bad.clone()))
-            .await
-            .unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
-        let request = caller.stamped(futures::stream::iter([bad.clone()]));
-        let mut answers = caller.client.append_stream(request).await.unwrap().into_inner();
-        let refused = answers.message().await.unwrap_err();
+        let refused = caller.append(bad.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
     }
     for term in [1 << 33, (1 << 63) - 1] {
@@ -696,7 +689,7 @@ async fn terms_that_leap_and_logs_that_contradict_are_refused() {
     }
     // What a new leader may well say: the same again, and another entry where none is committed.
     for fine in [good, append(3, Some(log_id(1, 1, 1)), vec![entry(3, 2)])] {
-        caller.client.append(caller.stamped(fine)).await.unwrap();
+        caller.append(fine).await.unwrap();
     }
     assert_eq!(node.raft.metrics().borrow_watched().current_term, 3);
 }
@@ -742,8 +735,7 @@ async fn broken_snapshots_are_refused_and_leave_nothing_behind() {
         leader_commit: Some(log_id(1, 1, 1).into()),
         ..Default::default()
     };
-    let request = caller.stamped(append);
-    caller.client.append(request).await.unwrap();
+    caller.append(append).await.unwrap();
     node.metrics("committed", |m| m.local_committed == Some(log_id(1, 1, 1)))
         .await;
 

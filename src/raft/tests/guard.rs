@@ -117,7 +117,7 @@ impl Scene {
 async fn what_does_not_say_for_whom_it_is_is_not_read() {
     let mut scene = scene(10);
     for method in [
-        "RaftService/Append",
+        "RaftService/Vote",
         "RaftService/AppendStream",
         "RaftService/InstallSnapshot",
     ] {
@@ -139,7 +139,7 @@ async fn what_does_not_say_for_whom_it_is_is_not_read() {
         );
     }
     assert_eq!(scene.seen(), 0);
-    assert_eq!(scene.answer("RaftService/Append", true, 1), None, "it is read");
+    assert_eq!(scene.answer("RaftService/Vote", true, 1), None, "it is read");
     assert_eq!(scene.seen(), 1);
 }
 
@@ -147,8 +147,8 @@ async fn what_does_not_say_for_whom_it_is_is_not_read() {
 async fn a_message_has_its_bound_and_that_of_strangers_is_small() {
     let mut scene = scene(10);
     let too_much = Some(Code::InvalidArgument);
-    assert_eq!(scene.answer("RaftService/Append", true, 64 << 20), None);
-    assert_eq!(scene.answer("RaftService/Append", true, (64 << 20) + 1), too_much);
+    assert_eq!(scene.answer("RaftService/Vote", true, 64 << 20), None);
+    assert_eq!(scene.answer("RaftService/Vote", true, (64 << 20) + 1), too_much);
     assert_eq!(scene.answer("PeerService/Identify", false, 4 << 10), None);
     assert_eq!(
         scene.answer("PeerService/Identify", false, (4 << 10) + 1),

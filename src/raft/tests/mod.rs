@@ -3,6 +3,7 @@
 mod cluster;
 mod convert;
 mod guard;
+mod heartbeats;
 mod identity;
 mod log_store;
 mod log_tail;

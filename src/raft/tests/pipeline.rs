@@ -53,10 +53,6 @@ impl RaftService for Follower {
         Ok(Response::new(ReceiverStream::new(answers).boxed()))
     }
 
-    async fn append(&self, _: Request<pb::AppendRequest>) -> Result<Response<pb::AppendResponse>, Status> {
-        Err(Status::unimplemented("append"))
-    }
-
     async fn vote(&self, _: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
         Err(Status::unimplemented("vote"))
     }
@@ -223,6 +219,64 @@ async fn what_is_under_way_is_bounded_in_bytes() {
         scene.seen.try_recv().is_err(),
         "a third request is under way with 10 MiB"
     );
+}
+
+/// The commit index alone, behind the entry at `index`.
+fn news(index: u64) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        prev_log_id: Some(log_id(1, 1, index)),
+        entries: Vec::new(),
+        leader_commit: Some(log_id(1, 1, index)),
+        ..request(index + 1, 0)
+    }
+}
+
+#[actix_rt::test]
+async fn news_of_a_commit_travel_with_the_next_entries_and_have_results_of_their_own() {
+    let mut scene = scene().await;
+    let input = [request(0, 1), news(0), news(0), request(1, 1), news(1)];
+    let input = Box::pin(futures::stream::iter(input).chain(futures::stream::pending()));
+    let mut results = RaftNetworkV2::stream_append(&mut scene.peer, input, option())
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    // The last ones have no company, and are sent all the same.
+    while seen.len() < 3 {
+        tokio::select! {
+            request = scene.seen.recv() => seen.push(request.unwrap().entries.len()),
+            result = results.next() => panic!("{result:?}"),
+        }
+    }
+    assert_eq!(seen, [1, 1, 0]);
+    for index in [0, 1, 1] {
+        scene.answers.send(matching(index)).await.unwrap();
+    }
+    for index in [0, 0, 0, 1, 1] {
+        let result = results.next().await.unwrap().unwrap();
+        assert_eq!(result.unwrap(), Some(log_id(1, 1, index)));
+    }
+}
+
+#[actix_rt::test]
+async fn news_of_a_commit_are_sent_before_the_requests_end() {
+    let mut scene = scene().await;
+    let input = futures::stream::iter([request(0, 1), news(0)]);
+    let mut results = RaftNetworkV2::stream_append(&mut scene.peer, input, option())
+        .await
+        .unwrap();
+    for index in [0, 0] {
+        tokio::select! {
+            request = scene.seen.recv() => drop(request.unwrap()),
+            result = results.next() => panic!("{result:?}"),
+        }
+        scene.answers.send(matching(index)).await.unwrap();
+    }
+    drop(scene.answers);
+    for _ in 0..2 {
+        let result = results.next().await.unwrap().unwrap();
+        assert_eq!(result.unwrap(), Some(log_id(1, 1, 0)));
+    }
+    assert!(results.next().await.is_none());
 }
 
 #[actix_rt::test]
