@@ -467,11 +467,14 @@ impl Nemesis<'_> {
         stopped
     }
 
-    /// The last lines of a node's log.
+    /// The last lines of a node's log, and what its last panic said, which much may follow.
     fn last_words(&self, n: usize) -> String {
         let log = self.cluster.log(n);
-        let lines: Vec<_> = log.lines().rev().take(20).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let lines: Vec<_> = log.lines().collect();
+        let panic = lines.iter().rposition(|line| line.contains("panicked at"));
+        let panic = panic.map_or(&[][..], |at| &lines[at..lines.len().min(at + 30)]);
+        let last = &lines[lines.len().saturating_sub(20)..];
+        [panic, last].concat().join("\n")
     }
 
     /// Time passes; whoever ends by itself meanwhile is a finding, unless it may.

@@ -2,7 +2,8 @@
 //!
 //! Proposals wait in one queue (`proposals`). While this node leads, those that wait together
 //! share a log entry (`leading`); while it follows, they are sent to the leader in the same portions
-//! (`following`). Reads wait for rounds (`reads`). Where disk space is short, [`space`] decides.
+//! (`following`). Reads wait for rounds (`reads`). Before anything is sent, whatever is ready to run gets a
+//! turn, so that it can come along. Where disk space is short, [`space`] decides.
 //! [`consensus`] and [`peers`] are what it needs of openraft and of other nodes; [`membership`] forms the
 //! cluster and keeps it complete.
 //!
@@ -84,6 +85,8 @@ pub struct RaftNodeActor {
     space: SpaceBook,
     /// Something came back: wait for news, or a moment, before it is sent again.
     held: bool,
+    /// Others have their turn, before what waits is sent.
+    gathering: bool,
 }
 
 impl RaftNodeActor {
@@ -112,6 +115,7 @@ impl RaftNodeActor {
             rounds: Rounds::default(),
             space: SpaceBook::new(space),
             held: false,
+            gathering: false,
         }
     }
 
@@ -123,10 +127,10 @@ impl RaftNodeActor {
         }
     }
 
-    /// Sends on whatever can be sent now.
+    /// Sends on whatever can be sent, after what else is ready has had its turn: requests that came in
+    /// together share a log entry, or a round. With nobody else there it takes a microsecond.
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        let route = self.route();
-        if route != Route::Local {
+        if self.route() != Route::Local {
             for proposal in self.queue.take_forwarded() {
                 proposal.answer(Err(ProposeError::NotLeader(self.leadership.leader.clone())));
             }
@@ -134,10 +138,20 @@ impl RaftNodeActor {
                 read.answer(Err(ReadError::NoLeader(self.leadership.leader.clone())));
             }
         }
+        if !self.held && !self.gathering {
+            self.gathering = true;
+            ctx.spawn(tokio::task::yield_now().into_actor(self).map(|(), actor, ctx| {
+                actor.gathering = false;
+                actor.send(ctx);
+            }));
+        }
+    }
+
+    fn send(&mut self, ctx: &mut Context<Self>) {
         if self.held {
             return;
         }
-        match route {
+        match self.route() {
             Route::Local => {
                 if self.mind_space(ctx) {
                     self.write(ctx);
