@@ -32,7 +32,8 @@ const OF_STRANGERS: [&str; 2] = [
 ];
 
 /// Of any length; each stays open as long as a peer wants it.
-const STREAMS: [&str; 2] = [
+const STREAMS: [&str; 3] = [
+    "/minfs.raft.PeerService/ReadIndex",
     "/minfs.raft.RaftService/AppendStream",
     "/minfs.raft.RaftService/InstallSnapshot",
 ];
@@ -45,7 +46,7 @@ const STRANGERS_MESSAGE: usize = 4 << 10;
 const STRANGERS_CALLS: usize = 64;
 const STRANGERS_CALL: Duration = Duration::from_secs(5);
 
-/// Streams at once. A peer has one for its log, one for heartbeats and one for a snapshot.
+/// Streams at once. A peer has one for its log, one for heartbeats, one for a snapshot and one for its reads.
 const STREAMS_AT_ONCE: usize = 64;
 
 /// Bytes of large messages at once.

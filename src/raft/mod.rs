@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 pub mod call_metadata;
 pub mod channels;
 pub mod config;
+pub mod conversation;
 pub mod convert;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guard;
-mod heartbeats;
 pub mod identity;
 mod log_codec;
 pub mod log_store;

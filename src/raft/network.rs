@@ -29,8 +29,8 @@ use tonic::{Code, Request, Response, Status};
 
 use super::call_metadata;
 use super::channels::{Channels, Lane, MAX_MESSAGE_BYTES};
+use super::conversation::{Conversation, ask_again};
 use super::convert::{DecodeError, Span, append_result};
-use super::heartbeats::HeartbeatStream;
 use super::identity::Identity;
 use super::pipeline::{self, Pipeline, PipelineError};
 use super::ports::{Snapshot, SnapshotData};
@@ -82,7 +82,7 @@ impl Network {
             target,
             node: node.clone(),
             heartbeats,
-            open: None,
+            beats: None,
             lacks_space: AtomicBool::new(false),
         }
     }
@@ -100,6 +100,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
+/// Heartbeats, and their answers.
+type Heartbeats = Conversation<pb::AppendRequest, pb::AppendResponse>;
+
 /// One peer, as openraft calls it. Connects when it is first used.
 pub struct PeerClient {
     network: Network,
@@ -107,8 +110,8 @@ pub struct PeerClient {
     node: Node,
     /// Only used for heartbeats.
     heartbeats: bool,
-    /// The stream of these, unless one is under way or there was none yet.
-    open: Option<HeartbeatStream>,
+    /// What these are sent in, unless one is under way or there was none yet.
+    beats: Option<Heartbeats>,
     /// Its last refusal was for a full disk.
     lacks_space: AtomicBool,
 }
@@ -228,28 +231,14 @@ impl PeerClient {
         }))
     }
 
-    /// Sends a heartbeat, on the stream of the last one if that is open still.
-    async fn beat(&mut self, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
-        if let Some(stream) = self.open.take()
-            && let Ok((answer, stream)) = stream.ask(request.clone()).await
-        {
-            self.open = Some(stream);
-            return Ok(answer);
-        }
-        // The peer may have been started anew since. A heartbeat that arrives twice does no harm.
-        let stream = self.open_heartbeats().await?;
-        let (answer, stream) = stream.ask(request).await?;
-        self.open = Some(stream);
-        Ok(answer)
-    }
-
-    async fn open_heartbeats(&self) -> Result<HeartbeatStream, Status> {
+    async fn begin_heartbeats(&self) -> Result<Heartbeats, Status> {
         let not_now = |e: RPCError<TypeConfig>| Status::unavailable(e.to_string());
-        let (requests, outgoing) = HeartbeatStream::requests();
-        let request = self.request(ReceiverStream::new(outgoing)).map_err(not_now)?;
         let mut service = self.service(Lane::Control).map_err(not_now)?;
-        let answers = service.append_stream(request).await?.into_inner();
-        Ok(HeartbeatStream::new(requests, answers))
+        Conversation::begin(async |requests| {
+            let request = self.request(requests).map_err(not_now)?;
+            service.append_stream(request).await
+        })
+        .await
     }
 
     async fn send_snapshot(
@@ -317,8 +306,13 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         let span = Span::of(&request);
         let limit = option.soft_ttl();
-        let answer = match tokio::time::timeout(limit, self.beat(request.into())).await {
-            Ok(Ok(answer)) => answer,
+        let (last, request) = (self.beats.take(), request.into());
+        let asked = ask_again(last, self.begin_heartbeats(), request);
+        let answer = match tokio::time::timeout(limit, asked).await {
+            Ok(Ok((answer, beats))) => {
+                self.beats = Some(beats);
+                answer
+            }
             Ok(Err(status)) => return Err(self.refused(&status)),
             Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, limit)),
         };

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use actix::{MailboxError, Recipient};
+use futures::StreamExt;
 use futures::future::join_all;
-use tonic::{Request, Response, Status};
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::messages::{ClaimAnswer, GetReadIndex, Leader, Propose, ProposeError, ReadError};
 use crate::domain::command::Applied;
@@ -148,27 +150,24 @@ impl PeerService for PeerServer {
         Ok(Response::new(pb::ProposeResponse { results }))
     }
 
+    type ReadIndexStream = BoxStream<'static, Result<pb::ReadIndexResponse, Status>>;
+
     async fn read_index(
         &self,
-        request: Request<pb::ReadIndexRequest>,
-    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
-        use pb::read_index_response::Result as P;
+        request: Request<Streaming<pb::ReadIndexRequest>>,
+    ) -> Result<Response<Self::ReadIndexStream>, Status> {
         check(&self.identity, request.metadata().as_ref())?;
-        let result = match self
-            .read_index
-            .send(GetReadIndex {
-                deadline: deadline(&request),
-            })
-            .await
-        {
-            Ok(Ok(index)) => P::Index(index),
-            Ok(Err(ReadError::NoLeader(leader))) => P::NotLeader(not_leader(leader)),
-            Ok(Err(error @ (ReadError::Unavailable(_) | ReadError::Overloaded))) => {
-                P::Unavailable(error.to_string())
-            }
-            Err(error) => P::Unavailable(error.to_string()),
-        };
-        Ok(Response::new(pb::ReadIndexResponse { result: Some(result) }))
+        let questions = request.into_inner();
+        let of = self.read_index.clone();
+        let answers = futures::stream::try_unfold((questions, of), |(mut questions, of)| async move {
+            let Some(question) = questions.message().await? else {
+                return Ok(None);
+            };
+            let within = Duration::from_millis(question.within_ms.into());
+            let answer = read_index(&of, Instant::now() + within.min(LONGEST_TIME)).await;
+            Ok(Some((answer, (questions, of))))
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn claim_answer(
@@ -205,6 +204,20 @@ impl PeerService for PeerServer {
             hashes: hashes.into_iter().map(hash).collect(),
         }))
     }
+}
+
+async fn read_index(of: &Recipient<GetReadIndex>, deadline: Instant) -> pb::ReadIndexResponse {
+    use pb::read_index_response::Result as P;
+    // A clone a message: actix wakes a sender only once that met a full mailbox.
+    let result = match of.clone().send(GetReadIndex { deadline }).await {
+        Ok(Ok(index)) => P::Index(index),
+        Ok(Err(ReadError::NoLeader(leader))) => P::NotLeader(not_leader(leader)),
+        Ok(Err(error @ (ReadError::Unavailable(_) | ReadError::Overloaded))) => {
+            P::Unavailable(error.to_string())
+        }
+        Err(error) => P::Unavailable(error.to_string()),
+    };
+    pb::ReadIndexResponse { result: Some(result) }
 }
 
 /// When the caller stops waiting, as its `grpc-timeout` says.

@@ -1,6 +1,7 @@
 //! What the Raft node asks of other nodes, and gRPC as the way to ask.
 
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -15,6 +16,7 @@ use crate::proto::raft as pb;
 use crate::proto::raft::peer_service_client::PeerServiceClient;
 use crate::raft::call_metadata::stamp;
 use crate::raft::channels::{Channels, Lane, MAX_MESSAGE_BYTES};
+use crate::raft::conversation::{Conversation, ask_again};
 use crate::raft::identity::{ClusterId, Identity};
 use crate::raft::types::NodeId;
 
@@ -61,12 +63,37 @@ pub trait Peers {
 pub struct GrpcPeers {
     identity: Identity,
     channels: Channels,
+    reads: Reads,
 }
+
+/// The conversation about read indexes with the node that led last, unless a question is under way.
+type Reads = Arc<Mutex<Option<(NodeId, ReadIndexes)>>>;
+
+type ReadIndexes = Conversation<pb::ReadIndexRequest, pb::ReadIndexResponse>;
 
 impl GrpcPeers {
     /// Asks in the name of `identity`.
     pub fn new(identity: Identity, channels: Channels) -> Self {
-        GrpcPeers { identity, channels }
+        GrpcPeers {
+            identity,
+            channels,
+            reads: Reads::default(),
+        }
+    }
+
+    /// A conversation about read indexes is never half changed.
+    fn reads(&self) -> MutexGuard<'_, Option<(NodeId, ReadIndexes)>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn begin_reads(&self, leader: &Leader) -> Result<ReadIndexes, tonic::Status> {
+        let not_now = |PeerError(why): PeerError| tonic::Status::unavailable(why);
+        let mut client = self.client(&leader.node.raft_addr).map_err(not_now)?;
+        Conversation::begin(async |questions| {
+            let request = self.stamped(leader.id, questions).map_err(not_now)?;
+            client.read_index(request).await
+        })
+        .await
     }
 
     /// The port for the Raft node.
@@ -90,10 +117,15 @@ impl GrpcPeers {
         message: T,
         within: Duration,
     ) -> Result<tonic::Request<T>, PeerError> {
+        let mut request = self.stamped(target, message)?;
+        request.set_timeout(within);
+        Ok(request)
+    }
+
+    fn stamped<T>(&self, target: NodeId, message: T) -> Result<tonic::Request<T>, PeerError> {
         let mut request = tonic::Request::new(message);
         stamp(&self.identity, target, request.metadata_mut())
             .map_err(|error| PeerError(error.to_string()))?;
-        request.set_timeout(within);
         Ok(request)
     }
 
@@ -156,13 +188,20 @@ impl GrpcPeers {
     }
 }
 
-/// The transport's own timeout is only as good as the connection: this one holds in any case.
 async fn answered<T>(
     within: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, PeerError> {
+    Ok(in_time(within, call).await?.into_inner())
+}
+
+/// The transport's own timeout is only as good as the connection: this one holds in any case.
+async fn in_time<T>(
+    within: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, PeerError> {
     match tokio::time::timeout(within, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(status)) => Err(PeerError(format!("{}: {}", status.code(), status.message()))),
         Err(_) => Err(PeerError(format!("no answer within {within:?}"))),
     }
@@ -215,12 +254,18 @@ impl Peers for GrpcPeers {
         deadline: Instant,
     ) -> LocalBoxFuture<'static, Result<u64, PeerError>> {
         use pb::read_index_response::Result as P;
-        let client = self.client(&leader.node.raft_addr);
-        let within = deadline.saturating_duration_since(Instant::now());
-        let request = self.request(leader.id, pb::ReadIndexRequest {}, within);
+        let (peers, leader) = (self.clone(), leader.clone());
         async move {
-            let (mut client, request) = (client?, request?);
-            match answered(within, client.read_index(request)).await?.result {
+            let within = deadline.saturating_duration_since(Instant::now());
+            let last = peers.reads().take();
+            let last = last.and_then(|(with, reads)| (with == leader.id).then_some(reads));
+            let question = pb::ReadIndexRequest {
+                within_ms: within.as_millis().try_into().unwrap_or(u32::MAX),
+            };
+            let asked = ask_again(last, peers.begin_reads(&leader), question);
+            let (answer, reads) = in_time(within, asked).await?;
+            *peers.reads() = Some((leader.id, reads));
+            match answer.result {
                 Some(P::Index(index)) => Ok(index),
                 Some(P::NotLeader(_)) => Err(PeerError("it does not lead".to_owned())),
                 Some(P::Unavailable(why)) => Err(PeerError(why)),

@@ -1,4 +1,4 @@
-//! Heartbeats on one stream, against a follower that counts its streams and does as it is told.
+//! Heartbeats in one conversation, against a follower that counts its streams and does as it is told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
