@@ -94,7 +94,7 @@ impl Census {
     /// The blocks of `run` with their replicas. `moved` are those that do not lie where they were
     /// placed, in order, as [`super::state::ReadTables::moved_in`] gives them.
     ///
-    /// Costs a binary search in each report, and then O(log holders) a replica.
+    /// Costs a search in each report, and then O(log holders) a replica.
     pub fn views<'c>(
         &'c self,
         run: &'c BlockRun,
@@ -136,8 +136,7 @@ pub struct Sweep<'c> {
 impl<'c> Sweep<'c> {
     fn new(census: &'c Census, blocks: Range<u64>) -> Self {
         let part = |reported: &'c [u64]| {
-            let from = reported.partition_point(|&block| block < blocks.start);
-            let rest = &reported[from..];
+            let rest = &reported[position(reported, blocks.start)..];
             // Runs are short beside reports: the end is near.
             match rest.first() {
                 Some(&first) if first < blocks.end => {
@@ -221,6 +220,46 @@ impl<'c> Sweep<'c> {
         }
         Some((cursor.server, cursor.corrupt))
     }
+}
+
+/// Where in a sorted report the first block stands that is not below `block`.
+///
+/// A look at one file searches every report, and each step of a search waits for memory. Numbers are spread
+/// over a report rather evenly, so the search begins where `block` should be and widens its steps from
+/// there (Bentley and Yao, "An almost optimal algorithm for unbounded searching"): a few steps, and where the
+/// guess is as wrong as can be, twice those of a binary search.
+fn position(reported: &[u64], block: u64) -> usize {
+    let (Some(&first), Some(&last)) = (reported.first(), reported.last()) else {
+        return 0;
+    };
+    if block <= first {
+        return 0;
+    }
+    if block > last {
+        return reported.len();
+    }
+    // In 128 bits nothing overflows; `last` is more than `first`, since `block` lies between them.
+    let share = u128::from(block - first) * (reported.len() as u128 - 1);
+    let guess = (share / u128::from(last - first)) as usize;
+    let below = |at: usize| reported[at] < block;
+    let mut step = 1;
+    // What is sought lies in `low..=high`: everything before `low` is below `block`, `high` is not.
+    let (low, high) = if below(guess) {
+        let (mut low, end) = (guess + 1, reported.len() - 1);
+        while low + step < end && below(low + step) {
+            low += step + 1;
+            step *= 2;
+        }
+        (low, end.min(low + step))
+    } else {
+        let mut high = guess;
+        while high > step && !below(high - step) {
+            high -= step;
+            step *= 2;
+        }
+        (high.saturating_sub(step), high)
+    };
+    low + reported[low..high].partition_point(|&other| other < block)
 }
 
 /// A block of a run: where its replicas should be and where they are.
@@ -446,6 +485,28 @@ mod tests {
         assert_eq!(census.server(ServerId(0)), None);
     }
 
+    #[test]
+    fn a_position_is_found_wherever_the_guess_leads() {
+        let squares: Vec<u64> = (0..64).map(|n| n * n * n * n).collect();
+        let late: Vec<u64> = (u64::MAX - 40..=u64::MAX).collect();
+        let lists: [&[u64]; 7] = [
+            &[],
+            &[0],
+            &[u64::MAX],
+            &[0, u64::MAX],
+            &[0, 1, 2, 3, u64::MAX - 1, u64::MAX],
+            &squares,
+            &late,
+        ];
+        for list in lists {
+            let near = |block: u64| [block.saturating_sub(1), block, block.saturating_add(1)];
+            for block in list.iter().copied().flat_map(near).chain([0, 7, u64::MAX]) {
+                let expected = list.partition_point(|&other| other < block);
+                assert_eq!(position(list, block), expected, "{block} in {list:?}");
+            }
+        }
+    }
+
     /// Reports, as `(alive, good, corrupt)`; no block is in both lists.
     fn reports() -> impl Strategy<Value = Vec<Reported>> {
         let blocks = prop::collection::btree_map(0..60u64, prop::bool::weighted(0.8), 0..30);
@@ -466,6 +527,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_position_is_that_of_a_binary_search(
+            blocks in prop::collection::btree_set(prop_oneof![0..200u64, any::<u64>()], 0..80),
+            sought in prop_oneof![0..200u64, any::<u64>()],
+        ) {
+            let list: Vec<u64> = blocks.into_iter().collect();
+            prop_assert_eq!(position(&list, sought), list.partition_point(|&other| other < sought));
+        }
+
         #[test]
         fn a_sweep_finds_what_brute_force_finds(servers in reports(), from in 0..30u64, len in 0..40u64) {
             let mut found: BTreeMap<u64, (Vec<ServerId>, Vec<ServerId>)> = BTreeMap::new();

@@ -20,6 +20,7 @@
 pub mod health;
 mod leader_view;
 pub mod messages;
+mod numbers;
 pub mod orders;
 pub mod report;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use self::messages::{
     CheckHealth, DataServerAnnounced, DataServerCommand, DataServerWithdrawn, GetOrders, GetReports,
     HeartbeatError, HeartbeatReceived, PlanAllocation, RemoveGarbage, RepairReplicas, Reports, ServerReport,
 };
+use self::numbers::Numbers;
 use self::orders::{Alive, Live};
 use super::proposer::Proposer;
 use super::raft_node::messages::{LeadershipChanged, Propose, ProposeError};
@@ -83,6 +85,8 @@ pub struct DataServersActor {
     registering: BTreeMap<String, Registering>,
     /// Those whose change of status is on its way.
     judging: BTreeSet<ServerId>,
+    /// Where the records of those that beat are.
+    numbers: Numbers,
 }
 
 /// The answer to a beat.
@@ -120,6 +124,7 @@ impl DataServersActor {
             next_start: 0,
             registering: BTreeMap::new(),
             judging: BTreeSet::new(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -136,8 +141,10 @@ impl DataServersActor {
         servers.inspect_err(|error| log::error!("cannot read the DataServers: {error}"))
     }
 
-    fn standing(&self, id: &str, addr: &str) -> Result<Standing, StorageError> {
-        let found = self.servers()?.into_iter().find(|known| known.id == id);
+    fn standing(&mut self, id: &str, addr: &str) -> Result<Standing, StorageError> {
+        let found = self.numbers.find(id, &self.state);
+        let found =
+            found.inspect_err(|error| log::error!("cannot read the record of DataServer {id}: {error}"))?;
         Ok(match found {
             None => Standing::Unknown,
             Some(known)
