@@ -55,8 +55,7 @@ impl System for Minfs {
             Role::Leader => self.leader,
             Role::Follower => self.cluster.others(self.leader)[0],
         };
-        let client = MetaServerServiceClient::new(self.cluster.channel(node));
-        Connection::Minfs(MinfsConnection { client })
+        Connection::Minfs(MinfsConnection::new(self.cluster.channel(node)))
     }
 
     fn find_leader(&mut self) -> LocalBoxFuture<'_, Result<usize, String>> {
@@ -83,6 +82,13 @@ pub struct MinfsConnection {
 }
 
 impl MinfsConnection {
+    /// On this channel.
+    pub fn new(channel: Channel) -> MinfsConnection {
+        MinfsConnection {
+            client: MetaServerServiceClient::new(channel),
+        }
+    }
+
     pub async fn make_directory(&mut self, path: &str) -> Result<(), String> {
         self.create_node(path, FileType::Directory).await
     }

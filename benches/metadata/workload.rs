@@ -133,7 +133,7 @@ impl Worker {
                     return Err(format!("{LIST}: {found} files instead of {LISTED}"));
                 }
             }
-            Operation::Mixed if self.random.random_range(0..5) == 0 => self.create(stock).await?,
+            Operation::Mixed if self.creates_next() => self.create(stock).await?,
             Operation::Mixed => self.stat(stock).await?,
             Operation::Create => self.create(stock).await?,
             Operation::Delete => {
@@ -157,6 +157,11 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    /// What a client of the mixed load does next: one create for four stats.
+    pub fn creates_next(&mut self) -> bool {
+        self.random.random_range(0..5) == 0
     }
 
     async fn stat(&mut self, stock: &Stock) -> Result<(), String> {

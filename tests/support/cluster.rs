@@ -685,7 +685,7 @@ pub fn members(status: &GetNodeStatusResponse) -> BTreeMap<String, (u64, bool)> 
 }
 
 /// Connects when it is used, and again when the server was away.
-fn connect(addr: &str) -> Channel {
+pub fn connect(addr: &str) -> Channel {
     Endpoint::from_shared(format!("http://{addr}"))
         .unwrap()
         .connect_timeout(Duration::from_secs(1))

@@ -151,6 +151,13 @@ impl Load {
         .await
     }
 
+    /// When the first one was acknowledged after this moment, whenever it was asked for.
+    pub fn first_answer_after(&self, moment: Instant) -> Option<Instant> {
+        let book = self.shared.book.lock().unwrap();
+        let answered = book.acknowledged.iter().map(|done| done.answered);
+        answered.filter(|at| *at > moment).min()
+    }
+
     /// The longest time without an acknowledgement, from `since` on.
     pub fn longest_pause(&self, since: Instant) -> Duration {
         let book = self.shared.book.lock().unwrap();
