@@ -130,10 +130,19 @@ pub async fn snapshot(site: &mut Site, round: usize) -> Result<(), String> {
         }
         tokio::time::sleep(LOOK).await;
     };
+    // Beside it, the older one may still be there.
+    let new = names(&folder)
+        .difference(&before)
+        .map(|name| folder.join(name))
+        .collect::<Vec<_>>();
+    let bytes: u64 = new
+        .iter()
+        .filter_map(|path| Some(fs::metadata(path).ok()?.len()))
+        .sum();
     println!(
         "snapshot: {:.2} s, {} MB; meanwhile anonymous memory {} MiB, resident {} MiB at most",
         took.as_secs_f64(),
-        bytes_in(&folder).0 / 1_000_000,
+        bytes / 1_000_000,
         highest.0 >> 20,
         highest.1 >> 20
     );
