@@ -73,6 +73,8 @@ pub struct Database {
     pub min_free_space: u64,
     /// `verify_at_start`: the state and the newest snapshot are read through before the node serves.
     pub verify_at_start: bool,
+    /// `verify_first_up_to`, bytes: a larger state that was closed cleanly is read through while the node serves.
+    pub verify_first_up_to: u64,
     /// `compare_interval`: between two comparisons of this node's state hash with its peers'.
     pub compare_interval: Duration,
 }
@@ -306,6 +308,7 @@ impl Default for Database {
             map_size: TIB,
             min_free_space: 512 * MIB,
             verify_at_start: true,
+            verify_first_up_to: 256 * MIB,
             compare_interval: Duration::from_secs(10),
         }
     }

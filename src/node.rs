@@ -45,13 +45,17 @@ use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::{StateMachine, StateMachinePort};
 use crate::raft::{log_dir, snapshot_dir};
 use crate::space::{self, Gauge, Space, mebibytes};
-use crate::storage::{StateReader, Storage, StorageOptions};
+use crate::storage::{StateReader, Storage, StorageOptions, Unread};
 
 /// How long a clean stop may take to hand leadership over.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// How often the leader's upkeep looks for what should not wait for its next pass.
 const UPKEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// By how much a state that is read through while it is served gives way to requests: a third of their share of a
+/// processor that both want.
+const READ_THROUGH_NICE: i32 = 5;
 
 /// Why a MetaServer did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +135,8 @@ impl Node {
             map_size: config.database.map_size,
             verify: config.database.verify_at_start,
         };
-        let storage = Storage::open(&options).map_err(|error| data(error.into()))?;
+        let (storage, unread) = Storage::open_soon(&options, config.database.verify_first_up_to)
+            .map_err(|error| data(error.into()))?;
         let reader = storage.reader();
         let (store, applied) = StoreActor::new(storage).map_err(data)?;
         let store = store.start();
@@ -218,11 +223,20 @@ impl Node {
         );
         for subscriber in [
             data_servers.recipient(),
-            scheduler.recipient(),
             registrar.clone().recipient(),
             gateway.clone().recipient(),
         ] {
             raft_node.do_send(Subscribe(subscriber));
+        }
+        // Who does not know that this node leads plans nothing: nobody is told to delete a block because of a
+        // record that is damaged.
+        let upkeep = Subscribe(scheduler.recipient());
+        match unread {
+            None => raft_node.do_send(upkeep),
+            Some(unread) => {
+                let read = read_through(unread, raft_node.clone(), upkeep, failed.clone());
+                actix::spawn(read);
+            }
         }
 
         let raft_server =
@@ -338,6 +352,31 @@ impl Node {
             Err(error) => log::warn!("the store did not close: {error}"),
         }
     }
+}
+
+/// Reads a large state through while it is served, then lets the upkeep begin; says why the node must stop, if
+/// it must.
+async fn read_through(
+    unread: Unread,
+    raft_node: Addr<RaftNodeActor>,
+    upkeep: Subscribe,
+    failed: mpsc::Sender<String>,
+) {
+    let (sender, read) = oneshot::channel();
+    let work = move || {
+        // Requests come first. It does without where it may not be changed.
+        let _ = rustix::process::setpriority_process(None, READ_THROUGH_NICE);
+        // Nobody hears of it when the node has stopped.
+        let _ = sender.send(unread.read_through());
+    };
+    let started = std::thread::Builder::new().name("verify".to_owned()).spawn(work);
+    let why = match (started, read.await) {
+        (Ok(_), Ok(Ok(()))) => return raft_node.do_send(upkeep),
+        (Ok(_), Ok(Err(error))) => format!("{error}; it was verified while it was served already"),
+        (Ok(_), Err(_)) => "the thread that verifies the state has failed".to_owned(),
+        (Err(error), _) => format!("the state cannot be verified, no thread was started: {error}"),
+    };
+    let _ = failed.send(why).await;
 }
 
 async fn listen(addr: &str) -> Result<TcpListener, NodeError> {

@@ -282,3 +282,102 @@ async fn damaged_files_are_found_and_named_and_never_served() {
     cluster.level().await;
     assert_verdicts(&cluster, 0, None);
 }
+
+/// Says what a node said since it had said `before`.
+fn said_since(cluster: &Cluster, n: usize, before: usize) -> String {
+    cluster.log(n)[before..].to_owned()
+}
+
+#[tokio::test]
+async fn a_large_state_is_verified_while_it_is_served_unless_its_node_was_killed() {
+    let _turn = turn();
+    // Every state is large.
+    let mut cluster = Cluster::formed(Setup {
+        snapshot_interval: "100ms",
+        snapshot_threshold: 20,
+        database: "{ verify_first_up_to: 0 }",
+        ..Setup::default()
+    })
+    .await;
+    let client = cluster.any_client().await;
+    create(&client, (0..60).map(|n| format!("/a-name-{n:04}"))).await;
+    cluster.level().await;
+    for n in cluster.all() {
+        let covered = |status: &minfs::proto::admin::GetNodeStatusResponse| status.snapshot_index >= Some(20);
+        cluster.until_status(n, "has a snapshot", covered).await;
+    }
+    let leader = cluster.leader().await;
+    let n = cluster.others(leader)[0];
+
+    // A sound one is found sound, and upkeep is told who leads.
+    cluster.terminate(n).await;
+    let before = cluster.log(n).len();
+    cluster.start(n);
+    cluster.complete().await;
+    let verified = "verified the state: ";
+    until("the state is verified", EVENTUALLY, async || {
+        said_since(&cluster, n, before).contains(verified).then_some(())
+    })
+    .await;
+    let log = said_since(&cluster, n, before);
+    assert!(log.find("serves clients on") < log.find(verified), "{log}");
+
+    // A damaged one stops the node that serves it, and is made anew at the next start.
+    cluster.terminate(n).await;
+    let file = state_file(cluster.data_dir(n));
+    damage(&file, b"a-name-0017");
+    let before = cluster.log(n).len();
+    cluster.start(n);
+    ends(&mut cluster, n).await;
+    let log = said_since(&cluster, n, before);
+    let why = log.lines().last().unwrap();
+    let found = format!(
+        "the node cannot go on: {} is damaged: its records have",
+        file.display()
+    );
+    assert!(log.contains("serves clients on"), "{log}");
+    assert!(
+        why.contains(&found) && why.contains("the next start makes it anew"),
+        "{why}"
+    );
+    let before = cluster.log(n).len();
+    cluster.start(n);
+    cluster.complete().await;
+    cluster.level().await;
+    assert!(said_since(&cluster, n, before).contains("rebuilding the state"));
+    assert_verdicts(&cluster, 0, None);
+
+    // Of a node that was killed it is found first.
+    cluster.kill(n);
+    let file = state_file(cluster.data_dir(n));
+    damage(&file, b"a-name-0017");
+    let before = cluster.log(n).len();
+    cluster.start(n);
+    cluster.complete().await;
+    cluster.level().await;
+    let log = said_since(&cluster, n, before);
+    let said = format!("the state in {} is damaged", file.display());
+    assert!(
+        log.find(&said)
+            .is_some_and(|at| Some(at) < log.find("serves clients on")),
+        "{log}"
+    );
+    assert_verdicts(&cluster, 0, None);
+
+    // A damaged snapshot stops the node, too, and no start serves beside it.
+    cluster.terminate(n).await;
+    let snapshot = snapshot_file(cluster.data_dir(n));
+    damage(&snapshot, b"a-name-0017");
+    for serves in [true, false] {
+        let before = cluster.log(n).len();
+        cluster.start(n);
+        ends(&mut cluster, n).await;
+        let log = said_since(&cluster, n, before);
+        let said = format!("{} is damaged: ", snapshot.display());
+        assert_eq!(log.contains("serves clients on"), serves, "{log}");
+        assert!(
+            log.contains(&said) && log.contains("move its data directory away"),
+            "{log}"
+        );
+    }
+}

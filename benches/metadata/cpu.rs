@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// `USER_HZ`, which Linux has kept at 100 on every machine that this runs on.
 const TICKS_A_SECOND: f64 = 100.0;
 
+/// In place of a process id: there is none, and it uses no processor.
+pub const NOBODY: u32 = 0;
+
 /// The process ids of a system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Processes {
@@ -91,6 +94,9 @@ pub async fn quiet(processes: &[u32], bound: Duration) -> Result<bool, String> {
 }
 
 fn process(pid: &str) -> Result<f64, String> {
+    if pid == NOBODY.to_string() {
+        return Ok(0.0);
+    }
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // After the name, which is in parentheses and may hold anything: user and system time.

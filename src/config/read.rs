@@ -29,6 +29,7 @@ pub(super) const KEYS: &[&str] = &[
     "database.map_size",
     "database.min_free_space",
     "database.verify_at_start",
+    "database.verify_first_up_to",
     "database.compare_interval",
     "cluster.default_replication",
     "cluster.heartbeat_timeout",
@@ -170,6 +171,12 @@ fn database(mut part: Section, report: &mut Report) -> Database {
     }
     let min_free_space = part.bytes("min_free_space", defaults.min_free_space, 0..=1 << 47, report);
     let verify_at_start = part.value("verify_at_start", defaults.verify_at_start, report, yes_or_no);
+    let verify_first_up_to = part.bytes(
+        "verify_first_up_to",
+        defaults.verify_first_up_to,
+        0..=1 << 47,
+        report,
+    );
     let compare_interval = part.duration("compare_interval", defaults.compare_interval, report);
     part.finish(report);
     Database {
@@ -177,6 +184,7 @@ fn database(mut part: Section, report: &mut Report) -> Database {
         map_size,
         min_free_space,
         verify_at_start,
+        verify_first_up_to,
         compare_interval,
     }
 }

@@ -92,9 +92,10 @@ fn the_defaults_are_those_of_the_contract() {
         (
             c.database.dir.to_str(),
             c.database.map_size,
-            c.database.min_free_space
+            c.database.min_free_space,
+            c.database.verify_first_up_to
         ),
-        (Some("./metadb"), 1 << 40, 512 << 20)
+        (Some("./metadb"), 1 << 40, 512 << 20, 256 << 20)
     );
     assert_eq!(
         (c.cluster.default_replication, c.cluster.max_file_size),
@@ -163,6 +164,9 @@ fn every_key_is_obeyed() {
     check("database.min_free_space", "0", &|c| c.database.min_free_space = 0);
     check("database.verify_at_start", "false", &|c| {
         c.database.verify_at_start = false
+    });
+    check("database.verify_first_up_to", "0", &|c| {
+        c.database.verify_first_up_to = 0
     });
     check("database.compare_interval", "3s", &|c| {
         c.database.compare_interval = seconds(3)

@@ -13,6 +13,8 @@
 //!
 //! What is trusted so far is then verified against its state hash (see `verify`), and thrown
 //! away in the same manner when it is damaged. While that is being done, the file `VERIFYING` names it.
+//! A large state that was closed cleanly is used at once instead, and its owner verifies it meanwhile: `STATE`
+//! says "not closed cleanly" then, so if that kills the process, the next start verifies it first.
 //! `REFUSED` holds why a node must not use its state any more: it differs from that of its peers.
 
 use std::fs::{self, File};
@@ -25,7 +27,7 @@ use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use super::snapshot::Prepared;
 use super::tables::view::Scan;
 use super::tables::{Layout, StateTxn, StateView, TABLES};
-use super::verify::{Expected, REFILL, reach_last_page};
+use super::verify::{Expected, REFILL, Reading, reach_last_page};
 use super::{Progress, StateSize, StorageError};
 use crate::durable;
 
@@ -49,6 +51,9 @@ const MAX_READERS: u32 = 4096;
 
 /// What LMDB's reader table takes: a cache line each, and what it keeps of itself.
 const READER_TABLE_BYTES: u64 = 64 * MAX_READERS as u64 + 4096;
+
+/// The most threads that read a state through: then memory is what is waited for.
+const MOST_READING: usize = 8;
 
 /// The least address space that is asked for; what a state takes in the end is never near it.
 const ADDRESS_SPACE: u64 = 1 << 40;
@@ -116,6 +121,17 @@ pub struct StateDir {
     state: StateFile,
 }
 
+/// The state's directory with its current generation.
+pub(super) struct Opened {
+    pub(super) dir: StateDir,
+    pub(super) generation: Generation,
+    /// It was not read through, and its owner is to see to that.
+    pub(super) unread: bool,
+}
+
+/// Sees to it that what a state is rebuilt from is sound.
+pub(super) type Sources<'a> = &'a (dyn Fn() -> Result<(), StorageError> + Sync);
+
 /// Where the next generation may be made.
 #[derive(Clone, Debug)]
 pub struct NextGeneration {
@@ -125,18 +141,37 @@ pub struct NextGeneration {
 }
 
 impl StateDir {
-    /// Opens the current generation, or an empty one where there is none or none to be trusted. With
-    /// `scan` every record is read to find out whether it can be.
-    pub(super) fn open(dir: &Path, map_size: u64, scan: bool) -> Result<(Self, Generation), StorageError> {
-        Self::open_at_boot(dir, map_size, scan, &boot_id())
+    /// Opens the current generation, or an empty one where there is none or none to be trusted. No
+    /// generation is thrown away before `sources` has said that it can be made anew.
+    pub(super) fn open(
+        dir: &Path,
+        map_size: u64,
+        reading: Reading,
+        sources: Sources<'_>,
+    ) -> Result<Opened, StorageError> {
+        Self::open_at(dir, map_size, reading, sources, &boot_id())
     }
 
+    /// The same at a boot, read through first if it is to be read at all.
+    #[cfg(test)]
     pub(super) fn open_at_boot(
         dir: &Path,
         map_size: u64,
         scan: bool,
         boot_id: &str,
     ) -> Result<(Self, Generation), StorageError> {
+        let reading = if scan { Reading::First } else { Reading::Never };
+        let opened = Self::open_at(dir, map_size, reading, &|| Ok(()), boot_id)?;
+        Ok((opened.dir, opened.generation))
+    }
+
+    fn open_at(
+        dir: &Path,
+        map_size: u64,
+        reading: Reading,
+        sources: Sources<'_>,
+        boot_id: &str,
+    ) -> Result<Opened, StorageError> {
         durable::create_dir_all(dir)?;
         let refused = dir.join(REFUSED);
         if let Some(why) = read_if_there(&refused)? {
@@ -156,23 +191,26 @@ impl StateDir {
             },
         };
         let kept = match found.transpose()? {
-            None => None,
+            None => {
+                sources()?;
+                None
+            }
             Some(found) => {
                 state_dir.state.generation = found.generation;
-                let kept = state_dir.open_if_trusted(&found, scan)?;
+                let kept = state_dir.open_if_trusted(&found, reading, sources)?;
                 if kept.is_none() {
                     state_dir.state.generation += 1;
                 }
                 kept
             }
         };
-        let generation = match kept {
-            Some(generation) => generation,
+        let (generation, unread) = match kept {
+            Some(kept) => kept,
             None => {
                 let next = state_dir.generation_dir(state_dir.state.generation);
                 // What lies there was never made current, and may be torn.
                 remove_if_there(&next)?;
-                Generation::open(&next, map_size)?
+                (Generation::open(&next, map_size)?, false)
             }
         };
         state_dir.record(state_dir.state.clone())?;
@@ -184,12 +222,23 @@ impl StateDir {
             _ => {}
         }
         state_dir.remove_others();
-        Ok((state_dir, generation))
+        Ok(Opened {
+            dir: state_dir,
+            generation,
+            unread,
+        })
     }
 
-    /// The generation that `STATE` names, unless it cannot be trusted.
-    fn open_if_trusted(&self, found: &StateFile, scan: bool) -> Result<Option<Generation>, StorageError> {
+    /// The generation that `STATE` names, unless it cannot be trusted, and whether it is still to be read
+    /// through.
+    fn open_if_trusted(
+        &self,
+        found: &StateFile,
+        reading: Reading,
+        sources: Sources<'_>,
+    ) -> Result<Option<(Generation, bool)>, StorageError> {
         if !found.clean && found.boot_id != self.state.boot_id {
+            sources()?;
             log::warn!(
                 "the machine went down while {} was in use: rebuilding the state from the newest snapshot and \
                  the log",
@@ -201,6 +250,7 @@ impl StateDir {
         let verifying = self.dir.join(VERIFYING);
         let name = format!("generation-{}", found.generation);
         if read_if_there(&verifying)?.is_some_and(|marked| marked.trim_end() == name) {
+            sources()?;
             log::error!(
                 "{}: verifying {} did not come to a good end: rebuilding the state from the newest snapshot and \
                  the log",
@@ -210,32 +260,56 @@ impl StateDir {
             return Ok(None);
         }
         fs::write(&verifying, format!("{name}\n")).map_err(StorageError::io(&verifying))?;
-        let expected = match (found.version, scan) {
+        // What killed the last process may have been a damaged state, and one of an older server lacks a hash.
+        let in_order = found.clean && found.version > 1;
+        let reading = reading.of(
+            fs::metadata(dir.join(DATA)).map_or(0, |data| data.len()),
+            in_order,
+        );
+        let expected = match (found.version, reading) {
             (1, _) => Expected::MayLack,
-            (_, true) => Expected::Scanned,
-            (_, false) => Expected::Trusted,
+            (_, Reading::First) => Expected::Scanned,
+            (_, Reading::Never | Reading::LaterBeyond(_)) => Expected::Trusted,
         };
-        let opened = Generation::open(&dir, self.map_size).and_then(|generation| {
-            generation.verify(expected)?;
-            if scan {
+        let open = || {
+            let generation = Generation::open(&dir, self.map_size)?;
+            generation.verify_on(processors(), expected)?;
+            if reading == Reading::First {
                 generation.walk_pages()?;
             }
             Ok(generation)
-        });
-        match opened {
-            Ok(generation) => Ok(Some(generation)),
-            Err(error) if error.is_damage() => {
-                let what = match error {
-                    StorageError::Damaged { what, .. } => what,
-                    other => other.to_string(),
-                };
+        };
+        let (opened, sound) = match reading {
+            // Two files, and mostly more than one processor.
+            Reading::First => std::thread::scope(|scope| {
+                let sound = scope.spawn(sources);
+                let opened = open();
+                let sound = sound
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (opened, sound)
+            }),
+            Reading::Never | Reading::LaterBeyond(_) => match open() {
+                Err(error) if StorageError::is_damage(&error) => (Err(error), sources()),
+                opened => (opened, Ok(())),
+            },
+        };
+        match (opened, sound) {
+            (Ok(generation), Ok(())) => {
+                let unread = matches!(reading, Reading::LaterBeyond(_));
+                Ok(Some((generation, unread)))
+            }
+            (Err(error), Ok(())) if error.is_damage() => {
                 log::error!(
-                    "the state in {} is damaged: {what}; rebuilding it from the newest snapshot and the log",
-                    dir.join(DATA).display()
+                    "the state in {} is damaged: {}; rebuilding it from the newest snapshot and the log",
+                    dir.join(DATA).display(),
+                    error.damage()
                 );
                 Ok(None)
             }
-            Err(error) => {
+            // The mark stays: whoever mends the snapshot is told of the state next.
+            (Err(error), Err(unsound)) if error.is_damage() => Err(unsound),
+            (Err(error), _) | (Ok(_), Err(error)) => {
                 // It came to an end, which says nothing against the state.
                 let _ = fs::remove_file(&verifying);
                 Err(error)
@@ -339,7 +413,7 @@ impl Generation {
     }
 
     /// Has LMDB walk all pages, also those of its list of free ones, which no record leads to but every write.
-    fn walk_pages(&self) -> Result<(), StorageError> {
+    pub(super) fn walk_pages(&self) -> Result<(), StorageError> {
         let nowhere = Path::new("/dev/null");
         let mut file = File::options()
             .write(true)
@@ -407,6 +481,11 @@ impl Drop for Generation {
             remove_dir(&self.dir);
         }
     }
+}
+
+/// How many threads read a state that nobody uses yet.
+fn processors() -> u64 {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().min(MOST_READING) as u64)
 }
 
 /// Opens LMDB in `dir` with an address space of twice `map_size` or more, or with what there is of it; says

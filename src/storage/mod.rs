@@ -34,7 +34,8 @@ mod verify;
 
 use env::Generation;
 use tables::view::{Scan, StateView};
-pub use verify::REFILL;
+use verify::Reading;
+pub use verify::{REFILL, Unread};
 
 /// What can go wrong with the state on disk. Every kind is fatal to the node, whose state no longer
 /// follows the log.
@@ -165,18 +166,40 @@ impl Storage {
     /// # Errors
     /// When the directory cannot be used, was written by a newer server, or its snapshot is damaged.
     pub fn open(options: &StorageOptions) -> Result<Self, StorageError> {
+        let (storage, _) = Self::open_as(options, Reading::First)?;
+        Ok(storage)
+    }
+
+    /// The same for whoever cannot wait: a state of more than `small` bytes that was closed cleanly is not
+    /// verified yet. Then the caller has to [read it through](Unread::read_through) while it is used, and stop
+    /// using it if it is damaged.
+    ///
+    /// # Errors
+    /// Those of [`Storage::open`].
+    pub fn open_soon(options: &StorageOptions, small: u64) -> Result<(Self, Option<Unread>), StorageError> {
+        Self::open_as(options, Reading::LaterBeyond(small))
+    }
+
+    fn open_as(options: &StorageOptions, wanted: Reading) -> Result<(Self, Option<Unread>), StorageError> {
         let snapshots = snapshot::SnapshotStore::open(&options.dir.join("raft").join("snapshots"))?;
-        if options.verify {
-            // Before anything is thrown away that it may be needed to rebuild.
-            snapshots.verify_current()?;
-        }
-        let (dir, generation) =
-            env::StateDir::open(&options.dir.join("lmdb"), options.map_size, options.verify)?;
-        Ok(Storage {
+        let reading = if options.verify { wanted } else { Reading::Never };
+        let sources = || match options.verify {
+            true => snapshots.verify_current(),
+            false => Ok(()),
+        };
+        let env::Opened {
             dir,
-            current: Arc::new(ArcSwap::from_pointee(generation)),
+            generation,
+            unread,
+        } = env::StateDir::open(&options.dir.join("lmdb"), options.map_size, reading, &sources)?;
+        let generation = Arc::new(generation);
+        let unread = unread.then(|| Unread::new(generation.clone(), snapshots.clone()));
+        let storage = Storage {
+            dir,
+            current: Arc::new(ArcSwap::new(generation)),
             snapshots,
-        })
+        };
+        Ok((storage, unread))
     }
 
     /// A handle for readers.

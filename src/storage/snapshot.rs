@@ -135,7 +135,18 @@ impl SnapshotStore {
     /// # Errors
     /// `Damaged` when it is not what its description says.
     pub(super) fn verify_current(&self) -> Result<(), StorageError> {
-        self.current()?.map_or(Ok(()), |current| current.check())
+        loop {
+            let Some(current) = self.current()? else {
+                return Ok(());
+            };
+            match current.check() {
+                // A newer one took its place meanwhile.
+                Err(StorageError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound
+                        && self.current()?.is_some_and(|newest| newest != current) => {}
+                checked => return checked,
+            }
+        }
     }
 
     fn file_names(&self) -> Result<Vec<String>, StorageError> {

@@ -6,15 +6,20 @@
 //! [`StateDir`](super::env::StateDir)): if it is found at the next start, the verification never came to a
 //! good end.
 //!
+//! A state is read through before it is used, or, where that takes long and nothing speaks against the state,
+//! while it is used already ([`Reading`], [`Unread`]).
+//!
 //! Invariant: a state that was found damaged is never served, and never made a snapshot that the log is
 //! purged behind.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use heed::{Env, MdbError, WithoutTls};
 
 use super::env::Generation;
+use super::snapshot::SnapshotStore;
 use super::tables::view::Scan;
 use super::{StorageError, snapshot};
 use crate::domain::state_hash::StateHash;
@@ -42,11 +47,81 @@ impl StorageError {
         }
     }
 
+    /// What was found, without the file, which the caller names.
+    pub(super) fn damage(self) -> String {
+        match self {
+            StorageError::Damaged { what, .. } => what,
+            other => other.to_string(),
+        }
+    }
+
     /// A file whose records do not add up.
     pub(super) fn mismatch(path: &Path, expected: StateHash, found: StateHash) -> StorageError {
         StorageError::Damaged {
             path: path.to_owned(),
             what: format!("its records have the hash {found} instead of {expected}"),
+        }
+    }
+}
+
+/// When a state that is opened is read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Not at all.
+    Never,
+    /// Before it is used.
+    First,
+    /// While it is used already, if it is in order and larger than this, in bytes; else before.
+    LaterBeyond(u64),
+}
+
+impl Reading {
+    /// What that means for a state of so many bytes; in order is one that was closed cleanly.
+    pub(super) fn of(self, bytes: u64, in_order: bool) -> Reading {
+        match self {
+            Reading::LaterBeyond(small) if !in_order || bytes <= small => Reading::First,
+            reading => reading,
+        }
+    }
+}
+
+/// A state that is used, and the newest snapshot, of which nobody knows yet whether they are what was written.
+pub struct Unread {
+    generation: Arc<Generation>,
+    snapshots: SnapshotStore,
+}
+
+impl Unread {
+    pub(super) fn new(generation: Arc<Generation>, snapshots: SnapshotStore) -> Self {
+        Unread {
+            generation,
+            snapshots,
+        }
+    }
+
+    /// Reads them through, on a thread that may take its time. A damaged state is marked, so that the next start
+    /// makes it anew.
+    ///
+    /// # Errors
+    /// `Damaged` when one of them is: the state must not be used any more. And those of LMDB and the system.
+    pub fn read_through(&self) -> Result<(), StorageError> {
+        let state = self
+            .generation
+            .verify(Expected::Scanned)
+            .and_then(|_| self.generation.walk_pages());
+        match state {
+            Err(error) if error.is_damage() => {
+                self.generation.distrust()?;
+                Err(StorageError::Damaged {
+                    path: self.generation.data_file(),
+                    what: format!(
+                        "{}; the next start makes it anew from the newest snapshot and the log",
+                        error.damage()
+                    ),
+                })
+            }
+            Err(error) => Err(error),
+            Ok(()) => self.snapshots.verify_current(),
         }
     }
 }
@@ -68,6 +143,15 @@ impl Generation {
     /// # Errors
     /// `Damaged` when it is not, and those of LMDB.
     pub(super) fn verify(&self, expected: Expected) -> Result<Option<StateHash>, StorageError> {
+        self.verify_on(1, expected)
+    }
+
+    /// The same on so many threads, while nobody writes.
+    pub(super) fn verify_on(
+        &self,
+        threads: u64,
+        expected: Expected,
+    ) -> Result<Option<StateHash>, StorageError> {
         let begun = Instant::now();
         let view = self.view()?;
         let recorded = view.state_hash()?;
@@ -80,7 +164,11 @@ impl Generation {
             (Some(recorded), Expected::Scanned | Expected::MayLack) => {
                 let Scan {
                     computed, records, ..
-                } = view.scan(|_| ())?;
+                } = match threads {
+                    // In the view that the hash is of: somebody may write.
+                    0 | 1 => view.scan(|_| ())?,
+                    parts => self.scan_on(parts)?,
+                };
                 if computed != recorded {
                     return Err(StorageError::mismatch(&self.data_file(), recorded, computed));
                 }
@@ -102,6 +190,24 @@ impl Generation {
                 Ok(Some(computed))
             }
         }
+    }
+}
+
+impl Generation {
+    /// Scans the state on so many threads, each of which has its part of the keys.
+    fn scan_on(&self, parts: u64) -> Result<Scan, StorageError> {
+        let part = move |n| self.view()?.scan_part(n, parts, |_| ());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..parts).map(|n| scope.spawn(move || part(n))).collect();
+            let mut whole = part(0);
+            for other in others {
+                let other = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                whole = whole.and_then(|whole| Ok(whole.plus(other?)));
+            }
+            whole
+        })
     }
 }
 

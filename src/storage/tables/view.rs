@@ -155,10 +155,35 @@ impl<'e> StateView<'e> {
     ///
     /// # Errors
     /// Those of LMDB. A damaged database may also crash the process.
-    pub fn scan(&self, mut progress: impl FnMut(u64)) -> Result<Scan, StorageError> {
+    pub fn scan(&self, progress: impl FnMut(u64)) -> Result<Scan, StorageError> {
+        self.scan_part(0, 1, progress)
+    }
+
+    /// The same for part `n` of `parts`, which together are the whole state: [`Scan::plus`] adds them up.
+    pub(in crate::storage) fn scan_part(
+        &self,
+        n: u64,
+        parts: u64,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Scan, StorageError> {
         let (mut sum, mut records, mut scratch) = (0_u128, 0, Vec::new());
         for table in self.layout.covered() {
-            for item in table.iter(&self.txn)? {
+            let first = table.first(&self.txn)?.map_or(0, |(key, _)| leading(key));
+            let last = table.last(&self.txn)?.map_or(0, |(key, _)| leading(key));
+            let step = last.saturating_sub(first) / parts + 1;
+            let bound = |n: u64| first.saturating_add(step.saturating_mul(n)).to_be_bytes();
+            let (from, to) = (bound(n), bound(n + 1));
+            let start = if n == 0 {
+                Bound::Unbounded
+            } else {
+                Bound::Included(&from[..])
+            };
+            let end = if n + 1 == parts {
+                Bound::Unbounded
+            } else {
+                Bound::Excluded(&to[..])
+            };
+            for item in table.range(&self.txn, &(start, end))? {
                 let (key, value) = item?;
                 sum = sum.wrapping_add(record_hash(table.number, key, value, &mut scratch));
                 records += 1;
@@ -175,6 +200,15 @@ impl<'e> StateView<'e> {
     }
 }
 
+/// The first eight bytes of a key, as a number: keys are ordered by it, and within it.
+fn leading(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    for (byte, of) in bytes.iter_mut().zip(key) {
+        *byte = *of;
+    }
+    u64::from_be_bytes(bytes)
+}
+
 /// What a scan of a state found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
@@ -184,6 +218,17 @@ pub struct Scan {
     pub computed: StateHash,
     /// How many they are.
     pub records: u64,
+}
+
+impl Scan {
+    /// Of two parts of one state.
+    pub(in crate::storage) fn plus(self, other: Scan) -> Scan {
+        Scan {
+            recorded: self.recorded,
+            computed: StateHash(self.computed.0.wrapping_add(other.computed.0)),
+            records: self.records + other.records,
+        }
+    }
 }
 
 /// The records of one table: its name, its keys and their values, in LMDB's order.

@@ -113,6 +113,105 @@ fn a_state_is_taken_at_its_word_where_nobody_wants_it_verified() {
     assert_eq!(storage.progress().unwrap(), Progress::default());
 }
 
+/// Opens it as a node does, with every state being a large one.
+fn open_soon(dir: &Path) -> Result<(Storage, Option<Unread>), StorageError> {
+    Storage::open_soon(&options(dir), 0)
+}
+
+#[test]
+fn a_large_state_is_used_before_it_is_verified_if_it_was_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).close().unwrap();
+    let size = fs::metadata(data_of(&open(dir.path()))).unwrap().len();
+    // It was not closed.
+    let (storage, unread) = open_soon(dir.path()).unwrap();
+    assert!(unread.is_none());
+    storage.close().unwrap();
+    // It is no larger than that.
+    let (storage, unread) = Storage::open_soon(&options(dir.path()), size).unwrap();
+    assert!(unread.is_none());
+    storage.close().unwrap();
+    let (mut storage, unread) = open_soon(dir.path()).unwrap();
+    let unread = unread.unwrap();
+    apply(&mut storage, &[at(1000, touch("/meanwhile"))]);
+    unread.read_through().unwrap();
+    // Also when another state has taken its place.
+    let snapshot = storage.build_snapshot().run().unwrap();
+    let prepared = storage.prepare_install(snapshot).run().unwrap();
+    storage.install(prepared).unwrap();
+    unread.read_through().unwrap();
+    assert_hashed(&storage);
+}
+
+#[test]
+fn a_large_state_that_is_damaged_is_found_while_it_is_used_and_then_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = filled(dir.path());
+    let data = data_of(&storage);
+    storage.close().unwrap();
+    let flip = |bytes: &mut Vec<u8>| {
+        let name = b"a-file-whose-name-is-long-00321";
+        let at = bytes.windows(name.len()).rposition(|window| window == name);
+        bytes[at.unwrap()] ^= 1;
+    };
+    edit(&data, flip);
+    let (storage, unread) = open_soon(dir.path()).unwrap();
+    let error = unread.unwrap().read_through().unwrap_err().to_string();
+    assert!(
+        error.contains(data.to_str().unwrap()) && error.contains("is damaged: its records have the hash"),
+        "{error}"
+    );
+    // However it is stopped.
+    storage.close().unwrap();
+    let (storage, unread) = open_soon(dir.path()).unwrap();
+    assert!(unread.is_none());
+    assert_eq!(storage.progress().unwrap(), Progress::default());
+}
+
+#[test]
+fn no_state_is_thrown_away_while_its_snapshot_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = filled(dir.path());
+    let data = data_of(&storage);
+    let snapshot = storage.build_snapshot().run().unwrap().path;
+    storage.close().unwrap();
+    let whole = fs::read(&snapshot).unwrap();
+    edit(&snapshot, |bytes| bytes.truncate(4096));
+    // The state is sound: it is used, and the snapshot is found when both are read through.
+    let (storage, unread) = open_soon(dir.path()).unwrap();
+    let error = unread.unwrap().read_through().unwrap_err().to_string();
+    assert!(
+        error.contains(snapshot.to_str().unwrap()) && error.contains("move its data directory away"),
+        "{error}"
+    );
+    storage.close().unwrap();
+    // It cannot even be opened: the start is refused, and the files stay.
+    for page in [16, 4096 + 16] {
+        edit(&data, |bytes| bytes[page] ^= 0xff);
+    }
+    let error = open_soon(dir.path()).err().unwrap().to_string();
+    assert!(error.contains(snapshot.to_str().unwrap()), "{error}");
+    assert!(data.exists());
+    fs::write(&snapshot, whole).unwrap();
+    let (storage, _) = open_soon(dir.path()).unwrap();
+    assert_eq!(storage.progress().unwrap(), Progress::default());
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_state_is_the_sum_of_its_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = filled(dir.path());
+    let whole = storage.reader().scan(|_| ()).unwrap().1;
+    for parts in [1, 2, 3, 8, 1000] {
+        let sum = storage.reader().read(|view| {
+            let first = view.scan_part(0, parts, |_| ())?;
+            (1..parts).try_fold(first, |sum, n| Ok(sum.plus(view.scan_part(n, parts, |_| ())?)))
+        });
+        assert_eq!(sum.unwrap(), whole, "{parts} parts");
+    }
+}
+
 #[test]
 fn a_verification_that_never_ended_counts_as_damage() {
     let dir = tempfile::tempdir().unwrap();
