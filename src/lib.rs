@@ -12,12 +12,14 @@
 //!    `store` applies; `data_servers` knows who is alive; `registrar` keeps this node in etcd; `scheduler`
 //!    ticks; `auditor` compares states; `gateway` speaks gRPC to clients.
 //! 6. [`connections`]: how both gRPC servers accept and serve, within bounds.
-//! 7. [`config`], [`logging`] and [`space`]: `config.yaml`, the log, and what a full disk forbids.
+//! 7. [`config`], [`logging`] and [`space`]: `config.yaml`, the log, and what a full disk forbids. `background`: long
+//!    work, in which nobody's patience is tried.
 //! 8. [`node`]: the only wiring: builds, starts and stops the actors. `src/bin/metaserver.rs` runs it.
 //! 9. [`client`] and [`cli`]: the other side of the wire, and the command `minfs`.
 //! 10. [`dataserver`]: the server that keeps the blocks; shares nothing but the wire with the MetaServer.
 
 pub mod actors;
+mod background;
 pub mod cli;
 pub mod client;
 pub mod config;

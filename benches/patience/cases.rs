@@ -32,6 +32,10 @@ const FILLERS: usize = 256;
 /// Not counted, after a sync and before an undisturbed window.
 const BREATH: Duration = Duration::from_millis(500);
 
+/// How long the timed clients may take to catch up after what was made for a round, and how often to look.
+const CATCH_UP: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A running cluster, and what is there for its clients.
 pub struct World {
     /// Its processes.
@@ -127,7 +131,7 @@ pub async fn measure(case: Case, settings: &Settings) -> Result<Measured, String
     let mut world = World::new(disturbance.setup(), settings).await?;
     disturbance.prepare(&mut world).await?;
     let probe = Probe::start(&world.cluster, world.leader, &world.stock, settings);
-    let windows = rounds(disturbance.as_mut(), &mut world, settings).await;
+    let windows = rounds(disturbance.as_mut(), &mut world, &probe, settings).await;
     // Whatever happened, the clients come to their end before their servers do.
     let samples = probe.stop();
     let windows = windows?;
@@ -144,12 +148,13 @@ pub async fn measure(case: Case, settings: &Settings) -> Result<Measured, String
 async fn rounds(
     disturbance: &mut dyn Disturbance,
     world: &mut World,
+    probe: &Probe,
     settings: &Settings,
 ) -> Result<Vec<Window>, String> {
     let mut windows = Vec::new();
     for round in 0..settings.rounds {
         disturbance.make_ready(world, round).await?;
-        settle().await?;
+        settle(probe, settings.clients).await?;
         windows.push(undisturbed(world, round, settings.window()).await?);
         for phase in 1..disturbance.phases().len() {
             let (before, begun) = (Usage::now(&world.processes())?, Instant::now());
@@ -171,11 +176,21 @@ async fn rounds(
     Ok(windows)
 }
 
-/// What was written goes to the disk now, and not during a window.
-async fn settle() -> Result<(), String> {
+/// What was written goes to the disk now, and not during a window, and clients that fell behind catch up.
+async fn settle(probe: &Probe, clients: usize) -> Result<(), String> {
     let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
     synced.map_err(|error| format!("sync: {error}"))?;
     sleep(BREATH).await;
+    let begun = Instant::now();
+    while probe.late() > clients {
+        if begun.elapsed() > CATCH_UP {
+            return Err(format!(
+                "{} requests are late: the pace is too fast",
+                probe.late()
+            ));
+        }
+        sleep(LOOK).await;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! their own. The timetable is kept by another thread, since the runtime's clock ticks in milliseconds. `cases` starts
 //! a probe, and cuts its samples into windows when all is over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -62,6 +62,7 @@ struct Book {
 pub struct Probe {
     stop: Arc<AtomicBool>,
     book: Arc<Mutex<Book>>,
+    late: Arc<AtomicUsize>,
     timetable: JoinHandle<()>,
     clients: JoinHandle<()>,
 }
@@ -71,6 +72,7 @@ impl Probe {
     pub fn start(cluster: &Cluster, leader: usize, stock: &Arc<Stock>, settings: &Settings) -> Probe {
         let address = cluster.node(leader).grpc_addr.clone();
         let (stop, book) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Book>>::default());
+        let late = Arc::<AtomicUsize>::default();
         let mut seats = Vec::new();
         let mut crowd = Vec::new();
         for n in 0..settings.clients {
@@ -85,19 +87,25 @@ impl Probe {
             Route::new(vec![single], settings.single_rate),
         ];
         let timetable = thread::spawn({
-            let stop = stop.clone();
-            move || keep_time(routes, &stop)
+            let (stop, late) = (stop.clone(), late.clone());
+            move || keep_time(routes, &stop, &late)
         });
         let clients = thread::spawn({
-            let (stock, book) = (stock.clone(), book.clone());
-            move || serve(seats, &address, &stock, &book)
+            let (stock, book, late) = (stock.clone(), book.clone(), late.clone());
+            move || serve(seats, &address, &stock, &book, &late)
         });
         Probe {
             stop,
             book,
+            late,
             timetable,
             clients,
         }
+    }
+
+    /// How many requests are due and not answered yet.
+    pub fn late(&self) -> usize {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Waits for the last answers; gives everything that was timed.
@@ -133,13 +141,14 @@ impl Route {
 }
 
 /// Tells each client when its next request is due, in turn.
-fn keep_time(mut routes: [Route; 2], stop: &AtomicBool) {
+fn keep_time(mut routes: [Route; 2], stop: &AtomicBool, late: &AtomicUsize) {
     hurry();
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         for route in &mut routes {
             while route.next <= now {
                 let client = route.departed as usize % route.clients.len();
+                late.fetch_add(1, Ordering::Relaxed);
                 // A client that is gone has failed, and said so.
                 let _ = route.clients[client].send(route.next);
                 route.departed = route.departed.wrapping_add(1);
@@ -155,7 +164,13 @@ fn keep_time(mut routes: [Route; 2], stop: &AtomicBool) {
 
 type Seat = (usize, Operation, UnboundedReceiver<Instant>);
 
-fn serve(seats: Vec<Seat>, address: &str, stock: &Arc<Stock>, book: &Arc<Mutex<Book>>) {
+fn serve(
+    seats: Vec<Seat>,
+    address: &str,
+    stock: &Arc<Stock>,
+    book: &Arc<Mutex<Book>>,
+    late: &Arc<AtomicUsize>,
+) {
     hurry();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -172,7 +187,14 @@ fn serve(seats: Vec<Seat>, address: &str, stock: &Arc<Stock>, book: &Arc<Mutex<B
             };
             // Another sequence of choices than that of any client of a full load.
             let worker = Worker::new(connection, usize::MAX - n);
-            clients.spawn(client(worker, operation, seat, stock.clone(), book.clone()));
+            clients.spawn(client(
+                worker,
+                operation,
+                seat,
+                stock.clone(),
+                book.clone(),
+                late.clone(),
+            ));
         }
         clients.join_all().await;
     });
@@ -184,6 +206,7 @@ async fn client(
     mut seat: UnboundedReceiver<Instant>,
     stock: Arc<Stock>,
     book: Arc<Mutex<Book>>,
+    late: Arc<AtomicUsize>,
 ) {
     while let Some(due) = seat.recv().await {
         let (who, act) = match operation {
@@ -193,6 +216,7 @@ async fn client(
         };
         let answer = worker.act(act, &stock).await;
         let took = due.elapsed();
+        late.fetch_sub(1, Ordering::Relaxed);
         let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(_) => book.samples.push(Sample { who, due, took }),

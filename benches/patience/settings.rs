@@ -27,7 +27,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 32)]
     pub clients: usize,
     /// Stats a second of the single client
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 100)]
     pub single_rate: u32,
     /// Clients of the full load
     #[arg(long, default_value_t = 256)]

@@ -19,7 +19,8 @@ pub struct RaftSettings {
     /// Entries that a snapshot covers and that are kept all the same, so that a node which was away
     /// for a short while need not be sent a snapshot.
     pub entries_kept: u64,
-    /// How long one attempt to send and install a snapshot may take.
+    /// How long one attempt to send and install a snapshot may take. It is sent and installed in steps with rests
+    /// between them (see `background`): a peer that is gone is found out by its connection, long before.
     pub snapshot_timeout: Duration,
 }
 
@@ -30,7 +31,7 @@ impl Default for RaftSettings {
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(600),
             entries_kept: 1000,
-            snapshot_timeout: Duration::from_secs(600),
+            snapshot_timeout: Duration::from_secs(1800),
         }
     }
 }

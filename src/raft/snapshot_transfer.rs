@@ -2,28 +2,32 @@
 //!
 //! The network client sends with [`chunks`], the server takes in with [`receive`].
 //!
+//! The receiver sets the pace: it takes no more until its disk has what it took, and then rests for as long as that
+//! took; the bounds of the connection pass that on to the sender.
+//!
 //! Invariant: what [`receive`] gives out is as long as was announced, has the announced checksum and
 //! is flushed. Until then, and whenever the transfer ends otherwise, the file is removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::ports::{Snapshot, SnapshotData};
 use super::types::Vote;
+use crate::background::{STEP_BYTES, rest_after};
 use crate::durable::naming;
 use crate::proto::raft as pb;
 
-/// Bytes in one chunk.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes in one chunk: what is encoded, sent and decoded without a pause, on a thread that answers clients.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// A sender whose next chunk takes longer has given up, or is no peer.
 pub(super) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
@@ -164,6 +168,7 @@ where
     let mut file = File::create_new(incoming.path()).await.map_err(at)?;
     let mut left = announced.bytes;
     let mut checksum = Xxh3::new();
+    let (mut unflushed, mut begun) = (0, Instant::now());
     let silent = |_| ReceiveError::Broken(tonic::Status::deadline_exceeded("the next chunk does not come"));
     while let Some(chunk) = timeout(CHUNK_WITHIN, chunks.next()).await.map_err(silent)? {
         let Some(pb::snapshot_chunk::Content::Data(data)) = chunk.map_err(ReceiveError::Broken)?.content
@@ -175,6 +180,12 @@ where
         })?;
         checksum.update(&data);
         file.write_all(&data).await.map_err(at)?;
+        unflushed += data.len();
+        if unflushed >= STEP_BYTES {
+            file.sync_data().await.map_err(at)?;
+            sleep(rest_after(begun.elapsed())).await;
+            (unflushed, begun) = (0, Instant::now());
+        }
     }
     if left > 0 {
         let message = format!("{left} of the {} bytes announced are missing", announced.bytes);

@@ -18,9 +18,11 @@
 //! `REFUSED` holds why a node must not use its state any more: it differs from that of its peers.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
@@ -29,6 +31,7 @@ use super::tables::view::Scan;
 use super::tables::{Layout, StateTxn, StateView, TABLES};
 use super::verify::{Expected, REFILL, Reading, reach_last_page};
 use super::{Progress, StateSize, StorageError};
+use crate::background::{Pace, Steps};
 use crate::durable;
 
 /// How the first line of `STATE` begins.
@@ -60,6 +63,9 @@ const ADDRESS_SPACE: u64 = 1 << 40;
 
 /// The least that is worth having where address space is limited.
 const LEAST_ADDRESS_SPACE: u64 = 1 << 30;
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 128 << 10;
 
 /// What `STATE` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -402,14 +408,15 @@ impl Generation {
         })
     }
 
-    /// How far the database in `dir`, which nobody writes, has come, and what a scan of it finds.
+    /// How far the database in `dir`, which nobody writes, has come, and what a scan of it finds. Takes its time.
     pub(super) fn examine(dir: &Path) -> Result<(Progress, Scan), StorageError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.max_dbs(TABLES);
         // SAFETY: the caller made the file and has not told anybody of it, so nobody changes it.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK).open(dir)? };
         let view = StateView::open(&env, Layout::open(&env)?)?;
-        Ok((view.progress()?, view.scan(|_| ())?))
+        let mut pace = Pace::begin();
+        Ok((view.progress()?, view.scan(|_| pace.rest())?))
     }
 
     /// Has LMDB walk all pages, also those of its list of free ones, which no record leads to but every write.
@@ -452,10 +459,25 @@ impl Generation {
         StateTxn::begin(&self.env, self.layout)
     }
 
-    /// Writes a compact copy of the newest committed state.
+    /// Writes a compact copy of the newest committed state, in steps that the disk hardly notices, and flushes
+    /// it.
     pub(super) fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
-        self.env.copy_to_path(path, heed::CompactionOption::Enabled)?;
-        Ok(())
+        let at = || StorageError::io(path);
+        // LMDB writes as fast as it is read.
+        let (mut copy, into) = io::pipe().map_err(at())?;
+        let mut into = File::from(OwnedFd::from(into));
+        let mut steps = Steps::new(File::create(path).map_err(at())?);
+        thread::scope(|scope| {
+            let copying =
+                scope.spawn(move || self.env.copy_to_file(&mut into, heed::CompactionOption::Enabled));
+            let written = copy_in_steps(&mut copy, &mut steps);
+            // Where the disk is full, LMDB finds that nobody takes the rest.
+            drop(copy);
+            let copied = copying.join();
+            written.map_err(at())?;
+            copied.map_err(|_| at()(io::Error::other("the thread that copies failed")))??;
+            steps.finish().map_err(at())
+        })
     }
 
     pub(super) fn size(&self) -> Result<StateSize, StorageError> {
@@ -540,6 +562,17 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads to the end, into `steps`.
+pub(super) fn copy_in_steps(from: &mut impl Read, steps: &mut Steps) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => steps.write_all(&buffer[..read])?,
+        }
     }
 }
 

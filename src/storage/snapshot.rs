@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::env::{DATA, Generation, NextGeneration, remove_if_there};
+use super::env::{DATA, Generation, NextGeneration, copy_in_steps, remove_if_there};
 use super::tables::view::Scan;
 use super::verify::{Expected, REFILL, described};
 use super::{Progress, StorageError};
+use crate::background::Steps;
 use crate::domain::state_hash::StateHash;
 use crate::durable;
 use crate::proto::raft as pb;
@@ -283,9 +284,6 @@ impl Build {
     /// Copies the state, and reads from the copy what it covers, since LMDB chose the moment, and its hash.
     fn sound_copy(&self, data: &Path) -> Result<(Progress, StateHash), StorageError> {
         self.generation.copy_to(data)?;
-        fs::File::open(data)
-            .and_then(|file| file.sync_all())
-            .map_err(StorageError::io(data))?;
         let (progress, scan) = examine(data)?;
         let recorded = scan.recorded.unwrap_or_default();
         match scan.computed == recorded {
@@ -373,7 +371,12 @@ impl NextGeneration {
         // What a crash left of an earlier attempt.
         remove_if_there(&self.dir)?;
         fs::create_dir_all(&self.dir).map_err(StorageError::io(&self.dir))?;
-        fs::copy(data, self.dir.join(DATA)).map_err(StorageError::io(&self.dir))?;
+        let copy = || {
+            let mut steps = Steps::new(fs::File::create(self.dir.join(DATA))?);
+            copy_in_steps(&mut fs::File::open(data)?, &mut steps)?;
+            steps.finish()
+        };
+        copy().map_err(StorageError::io(&self.dir))?;
         Generation::open(&self.dir, self.map_size)
     }
 }

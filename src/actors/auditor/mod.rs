@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::actors::raft_node::messages::{GetStatus, MemberStatus, NodeStatus};
 use crate::actors::ticks::Ticks;
+use crate::background;
 use crate::domain::state_hash::{Court, Difference, Hashes, Verdict, judge};
 use crate::storage::{REFILL, StateReader};
 
@@ -332,7 +333,7 @@ impl Handler<VerifyState> for AuditorActor {
             let (number, counter) = (self.begun, Arc::<AtomicU64>::default());
             self.scanned = Some(counter.clone());
             let state = self.state.clone();
-            let scan = tokio::task::spawn_blocking(move || scan(&state, number, &counter));
+            let scan = background::run("verification", move || scan(&state, number, &counter));
             ctx.spawn(scan.into_actor(self).map(move |scanned, actor, ctx| {
                 let verification = scanned.unwrap_or_else(|error| Verification {
                     number,

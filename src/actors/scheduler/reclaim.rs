@@ -15,9 +15,8 @@ use crate::actors::raft_node::messages::ProposeError;
 use crate::domain::command::{Applied, Op, Outcome};
 use crate::domain::state::ReadTables;
 
-/// Records that one command frees at most: about as much work as the clients' commands that share a
-/// log entry.
-pub(super) const RECLAIM_LIMIT: u32 = 512;
+/// Records that one command frees at most: whoever asks while it is applied waits for about a millisecond.
+pub(super) const RECLAIM_LIMIT: u32 = 128;
 
 /// The bounds of the pause between two `Reclaim`s.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));

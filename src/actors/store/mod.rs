@@ -14,6 +14,7 @@ use actix::prelude::*;
 use tokio::sync::watch;
 
 use crate::actors::unix_ms;
+use crate::background;
 use crate::domain::command::{Op, Outcome};
 use crate::domain::namespace::find;
 use crate::raft::ports::{
@@ -219,10 +220,7 @@ impl Handler<CloseStore> for StoreActor {
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(io::Error::other(format!("snapshot thread: {error}"))),
-    }
+    Ok(background::run("snapshot", work).await??)
 }
 
 fn snapshot(SnapshotFile { mut meta, path }: SnapshotFile) -> io::Result<Snapshot> {

@@ -2,9 +2,12 @@
 
 use super::*;
 
-const RECLAIM: Op = Op::Reclaim {
-    limit: super::super::reclaim::RECLAIM_LIMIT,
-};
+use super::super::reclaim::RECLAIM_LIMIT;
+
+const RECLAIM: Op = Op::Reclaim { limit: RECLAIM_LIMIT };
+
+/// A tree that takes four commands.
+const FILES: u64 = 3 * RECLAIM_LIMIT as u64 + 100;
 
 #[actix::test]
 async fn followers_reclaim_nothing() {
@@ -22,7 +25,7 @@ async fn a_deleted_tree_is_reclaimed_to_the_end_one_command_at_a_time() {
     house.actor.send(ReclaimDue).await.unwrap();
     assert!(house.raft.so_far().await.is_empty(), "nothing to do");
 
-    house.delete_a_tree(2000);
+    house.delete_a_tree(FILES as usize);
     house.gate.add_permits(3);
     house.actor.send(ReclaimDue).await.unwrap();
     for _ in 0..4 {
@@ -33,7 +36,7 @@ async fn a_deleted_tree_is_reclaimed_to_the_end_one_command_at_a_time() {
         house.raft.so_far().await.is_empty(),
         "the fourth is still on its way"
     );
-    assert_eq!(house.inodes(), 1 + 1 + 2000 - 3 * 512);
+    assert_eq!(house.inodes(), 1 + 1 + FILES - 3 * u64::from(RECLAIM_LIMIT));
     house.gate.add_permits(1);
     wait_until("all records are freed", || house.inodes() == 1).await;
     house.actor.send(ReclaimDue).await.unwrap();
@@ -43,7 +46,7 @@ async fn a_deleted_tree_is_reclaimed_to_the_end_one_command_at_a_time() {
 #[actix::test]
 async fn reclaiming_stops_with_the_leadership_and_goes_on_with_the_next() {
     let mut house = House::new(settings());
-    house.delete_a_tree(2000);
+    house.delete_a_tree(FILES as usize);
     house.becomes(1, Role::Leader).await;
     assert_eq!(
         house.next_proposal().await,
@@ -57,7 +60,7 @@ async fn reclaiming_stops_with_the_leadership_and_goes_on_with_the_next() {
     }
     assert_eq!(
         house.inodes(),
-        1 + 1 + 2000 - 512,
+        1 + 1 + FILES - u64::from(RECLAIM_LIMIT),
         "what was on its way, and no more"
     );
     assert!(house.raft.so_far().await.is_empty());
