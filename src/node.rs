@@ -41,6 +41,7 @@ use crate::raft::guard::Guard;
 use crate::raft::identity::Identity;
 use crate::raft::log_store::{LogLimits, LogStore};
 use crate::raft::network::Network;
+use crate::raft::recovery::cover_what_the_log_lacks;
 use crate::raft::server::{Raft, RaftServer};
 use crate::raft::state_machine::{StateMachine, StateMachinePort};
 use crate::raft::{log_dir, snapshot_dir};
@@ -403,17 +404,20 @@ async fn start_raft(
     .map_err(|error| NodeError::Raft(error.to_string()))?;
     let log_dir = log_dir(&settings.data_dir);
     let limits = LogLimits::keeping(settings.config.raft.snapshot_threshold);
-    let log = LogStore::open(&log_dir, limits).map_err(|source| NodeError::Data {
+    let data = |source| NodeError::Data {
         dir: settings.data_dir.clone(),
         source,
-    })?;
-    let state_machine = StateMachine::new(StateMachinePort {
+    };
+    let mut log = LogStore::open(&log_dir, limits).map_err(data)?;
+    let state = StateMachinePort {
         applied: store.clone().recipient(),
         apply: store.clone().recipient(),
         build_snapshot: store.clone().recipient(),
         install_snapshot: store.clone().recipient(),
         current_snapshot: store.clone().recipient(),
-    });
+    };
+    cover_what_the_log_lacks(&mut log, &state).await.map_err(data)?;
+    let state_machine = StateMachine::new(state);
     let network = Network::new(identity.clone(), channels.clone());
     Raft::new(identity.incarnation(), raft_config, network, log, state_machine)
         .await

@@ -5,7 +5,8 @@
 //! (`raft.proto`), so that a new release of openraft changes neither.
 //!
 //! In reading order: [`types`] and [`ports`]; [`identity`], who this node is; [`log_store`] and
-//! [`state_machine`], what openraft keeps; [`network`] and [`server`], how it speaks to its peers.
+//! [`state_machine`], what openraft keeps, and [`recovery`], where the two do not fit; [`network`] and [`server`],
+//! how it speaks to its peers.
 //!
 //! In a data directory `<dir>`: `<dir>/lock`, `<dir>/raft/identity`, [`log_dir`] and [`snapshot_dir`].
 
@@ -27,6 +28,7 @@ mod log_tail;
 pub mod network;
 mod pipeline;
 pub mod ports;
+pub mod recovery;
 pub mod server;
 mod snapshot_transfer;
 pub mod state_machine;

@@ -36,7 +36,7 @@ pub struct ApplyEntries(pub Vec<Entry>);
 ///
 /// # Errors
 /// Nothing is left of it then. `StorageFull` when there is no room for it.
-#[derive(Debug, Message)]
+#[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "io::Result<Snapshot>")]
 pub struct BuildSnapshot;
 

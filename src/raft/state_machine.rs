@@ -105,7 +105,7 @@ fn answer(responders: Vec<Option<ApplyResponder<TypeConfig>>>, outcomes: Vec<Bat
 }
 
 /// Asks the owner of the state; a closed mailbox is an error like any other of its errors.
-async fn ask<M, T>(recipient: &Recipient<M>, message: M) -> io::Result<T>
+pub(super) async fn ask<M, T>(recipient: &Recipient<M>, message: M) -> io::Result<T>
 where
     M: Message<Result = io::Result<T>> + Send + 'static,
     T: Send + 'static,
@@ -118,7 +118,7 @@ where
 
 /// Asks again and again while the disk is full: nothing was changed, so that nothing is lost by waiting but
 /// time. Any other error is final.
-async fn once_it_fits<M, T>(recipient: &Recipient<M>, message: M) -> io::Result<T>
+pub(super) async fn once_it_fits<M, T>(recipient: &Recipient<M>, message: M) -> io::Result<T>
 where
     M: Message<Result = io::Result<T>> + Clone + Send + 'static,
     T: Send + 'static,

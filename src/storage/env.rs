@@ -287,7 +287,7 @@ impl StateDir {
         };
         let (opened, sound) = match reading {
             // Two files, and mostly more than one processor.
-            Reading::First => std::thread::scope(|scope| {
+            Reading::First => thread::scope(|scope| {
                 let sound = scope.spawn(sources);
                 let opened = open();
                 let sound = sound
@@ -507,7 +507,7 @@ impl Drop for Generation {
 
 /// How many threads read a state that nobody uses yet.
 fn processors() -> u64 {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get().min(MOST_READING) as u64)
+    thread::available_parallelism().map_or(1, |processors| processors.get().min(MOST_READING) as u64)
 }
 
 /// Opens LMDB in `dir` with an address space of twice `map_size` or more, or with what there is of it; says

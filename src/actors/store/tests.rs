@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use actix::prelude::*;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use tempfile::TempDir;
 
 use super::{AppliedIndex, CloseStore, StoreActor};
@@ -11,7 +12,9 @@ use crate::domain::command::{Command, Op, Outcome};
 use crate::domain::namespace::find;
 use crate::domain::path::CleanPath;
 use crate::proto::convert::encode_batch;
+use crate::raft::log_store::{LogLimits, LogStore};
 use crate::raft::ports::{ApplyEntries, BuildSnapshot, GetAppliedState, GetCurrentSnapshot, InstallSnapshot};
+use crate::raft::recovery::cover_what_the_log_lacks;
 use crate::raft::state_machine::StateMachinePort;
 use crate::raft::types::{Batch, Entry, EntryPayload, LeaderId, LogId};
 use crate::storage::{StateReader, Storage, StorageOptions};
@@ -59,19 +62,68 @@ fn exists(reader: &StateReader, path: &str) -> bool {
     reader.read(|view| find(view, &path)).unwrap().is_some()
 }
 
+fn port(store: &Addr<StoreActor>) -> StateMachinePort {
+    StateMachinePort {
+        applied: store.clone().recipient(),
+        apply: store.clone().recipient(),
+        build_snapshot: store.clone().recipient(),
+        install_snapshot: store.clone().recipient(),
+        current_snapshot: store.clone().recipient(),
+    }
+}
+
 #[actix::test]
 async fn openrafts_storage_suite_passes_on_the_store() {
-    crate::raft::testing::storage_suite(|dir| {
-        let (store, ..) = start(dir);
-        StateMachinePort {
-            applied: store.clone().recipient(),
-            apply: store.clone().recipient(),
-            build_snapshot: store.clone().recipient(),
-            install_snapshot: store.clone().recipient(),
-            current_snapshot: store.recipient(),
-        }
-    })
-    .await;
+    crate::raft::testing::storage_suite(|dir| port(&start(dir).0)).await;
+}
+
+#[actix::test]
+async fn what_only_the_state_has_is_in_a_snapshot_before_the_log_is_purged_up_to_it() {
+    let dir = TempDir::new().unwrap();
+    let (store, ..) = start(dir.path());
+    let mut log = LogStore::open(&crate::raft::log_dir(dir.path()), LogLimits::default()).unwrap();
+    let covered = async || {
+        let snapshot = store.send(GetCurrentSnapshot).await.unwrap().unwrap();
+        snapshot
+            .and_then(|snapshot| snapshot.meta.last_log_id)
+            .map(|id| id.index)
+    };
+    let port = port(&store);
+    assert!(
+        !cover_what_the_log_lacks(&mut log, &port).await.unwrap(),
+        "both are empty"
+    );
+
+    let entries = [entry(0, &["/a"]), entry(1, &["/b"]), entry(2, &["/c"])];
+    log.blocking_append(entries.clone()).await.unwrap();
+    store.send(ApplyEntries(entries.to_vec())).await.unwrap().unwrap();
+    assert!(
+        !cover_what_the_log_lacks(&mut log, &port).await.unwrap(),
+        "the log has it all"
+    );
+    assert_eq!(covered().await, None);
+
+    store
+        .send(ApplyEntries(vec![entry(3, &["/d"])]))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(cover_what_the_log_lacks(&mut log, &port).await.unwrap());
+    assert_eq!(covered().await, Some(3));
+    assert!(
+        !cover_what_the_log_lacks(&mut log, &port).await.unwrap(),
+        "once is enough"
+    );
+
+    // An older server has purged without a snapshot.
+    store
+        .send(ApplyEntries(vec![entry(4, &["/e"])]))
+        .await
+        .unwrap()
+        .unwrap();
+    log.purge(entry(4, &[]).log_id).await.unwrap();
+    assert!(cover_what_the_log_lacks(&mut log, &port).await.unwrap());
+    assert_eq!(covered().await, Some(4));
 }
 
 #[actix::test]
