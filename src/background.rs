@@ -1,7 +1,7 @@
 //! Long work of a node that nobody waits for: on threads that give way to those that answer, in steps that the disk
 //! hardly notices.
 //!
-//! `actors::store` and `actors::auditor` run their long work with [`run`]; `storage` writes and reads large files in
+//! `actors::store`, `actors::auditor` and `node` run their long work with [`run`]; `storage` writes and reads large files in
 //! it with [`Steps`] and paces itself with [`Pace`]; `raft` receives snapshots at the same pace.
 //!
 //! Two things of a snapshot hurt those who write a log entry meanwhile. It wants the processor, for the better part

@@ -33,6 +33,7 @@ use crate::actors::registrar::messages::Unregister;
 use crate::actors::registrar::{Registrar, RegistrarSettings};
 use crate::actors::scheduler::{SchedulerActor, SchedulerNeighbours, SchedulerSettings};
 use crate::actors::store::{AppliedIndex, CloseStore, StoreActor};
+use crate::background;
 use crate::config::{Config, NodeSettings};
 use crate::connections::{self, Threads};
 use crate::raft::channels::{Channels, server_bounds};
@@ -53,10 +54,6 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// How often the leader's upkeep looks for what should not wait for its next pass.
 const UPKEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// By how much a state that is read through while it is served gives way to requests: a third of their share of a
-/// processor that both want.
-const READ_THROUGH_NICE: i32 = 5;
 
 /// Why a MetaServer did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -363,19 +360,10 @@ async fn read_through(
     upkeep: Subscribe,
     failed: mpsc::Sender<String>,
 ) {
-    let (sender, read) = oneshot::channel();
-    let work = move || {
-        // Requests come first. It does without where it may not be changed.
-        let _ = rustix::process::setpriority_process(None, READ_THROUGH_NICE);
-        // Nobody hears of it when the node has stopped.
-        let _ = sender.send(unread.read_through());
-    };
-    let started = std::thread::Builder::new().name("verify".to_owned()).spawn(work);
-    let why = match (started, read.await) {
-        (Ok(_), Ok(Ok(()))) => return raft_node.do_send(upkeep),
-        (Ok(_), Ok(Err(error))) => format!("{error}; it was verified while it was served already"),
-        (Ok(_), Err(_)) => "the thread that verifies the state has failed".to_owned(),
-        (Err(error), _) => format!("the state cannot be verified, no thread was started: {error}"),
+    let why = match background::run("verify", move || unread.read_through()).await {
+        Ok(Ok(())) => return raft_node.do_send(upkeep),
+        Ok(Err(error)) => format!("{error}; it was verified while it was served already"),
+        Err(error) => format!("the state cannot be verified: {error}"),
     };
     let _ = failed.send(why).await;
 }
