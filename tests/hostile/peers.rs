@@ -180,14 +180,14 @@ fn any_entry(rng: &mut StdRng) -> Entry {
 /// A method, and a message that decodes as its request.
 fn good(rng: &mut StdRng) -> (&'static str, Vec<u8>) {
     match rng.random_range(0..10) {
-        n @ (0 | 1) => {
+        0 | 1 => {
             let request = AppendRequest {
                 vote: Some(vote(rng)),
                 prev_log_id: any_log_id(rng),
                 entries: (0..rng.random_range(0..5)).map(|_| any_entry(rng)).collect(),
                 leader_commit: any_log_id(rng),
             };
-            (RAFT[n], request.encode_to_vec())
+            (RAFT[0], request.encode_to_vec())
         }
         n @ (2 | 3) => {
             let request = VoteRequest {
@@ -195,7 +195,7 @@ fn good(rng: &mut StdRng) -> (&'static str, Vec<u8>) {
                 last_log_id: any_log_id(rng),
                 leadership_transfer: rng.random(),
             };
-            (RAFT[n], request.encode_to_vec())
+            (RAFT[n - 1], request.encode_to_vec())
         }
         4 | 5 => {
             let meta = SnapshotMeta {
@@ -220,7 +220,7 @@ fn good(rng: &mut StdRng) -> (&'static str, Vec<u8>) {
             let chunk = SnapshotChunk {
                 content: Some(content),
             };
-            (RAFT[4], chunk.encode_to_vec())
+            (RAFT[3], chunk.encode_to_vec())
         }
         6 => {
             let request = TransferLeaderRequest {
@@ -228,7 +228,7 @@ fn good(rng: &mut StdRng) -> (&'static str, Vec<u8>) {
                 to: rng.random(),
                 last_log_id: any_log_id(rng),
             };
-            (RAFT[5], request.encode_to_vec())
+            (RAFT[4], request.encode_to_vec())
         }
         7 => {
             let request = ClaimRequest {
