@@ -412,7 +412,13 @@ impl Cluster {
                 .and_then(|process| process.try_wait().unwrap())
             {
                 node.process = None;
-                panic!("{} ended by itself: {ended}", node.name);
+                let log = fs::read_to_string(&node.log).unwrap_or_default();
+                let why = log.lines().rfind(|line| line.contains("cannot go on"));
+                panic!(
+                    "{} ended by itself: {ended}: {}",
+                    node.name,
+                    why.unwrap_or_default()
+                );
             }
         }
     }
