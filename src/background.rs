@@ -13,7 +13,7 @@
 //! Invariant: nothing here runs on a thread that answers.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ const NICE: i32 = 10;
 
 /// Bytes that are flushed at once: what a disk takes in the time of a few flushes of the log.
 pub(crate) const STEP_BYTES: usize = 1 << 20;
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 128 << 10;
 
 /// The longest rest after one step: a disk that stood still is no reason to stand still for long.
 const LONGEST_REST: Duration = Duration::from_millis(100);
@@ -101,6 +104,14 @@ impl Steps {
         }
     }
 
+    /// Writes all that can be read.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn take_all(&mut self, from: &mut impl Read) -> io::Result<()> {
+        io::copy(&mut BufReader::with_capacity(COPY_BYTES, from), self).map(drop)
+    }
+
     /// Flushes what is left: the file is on the disk, its name not yet.
     ///
     /// # Errors
@@ -143,8 +154,9 @@ mod tests {
             steps.write_all(piece).unwrap();
             assert!(steps.unflushed < STEP_BYTES);
         }
+        steps.take_all(&mut &bytes[..]).unwrap();
         steps.finish().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes.repeat(2));
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@
 //! `REFUSED` holds why a node must not use its state any more: it differs from that of its peers.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,9 +63,6 @@ const ADDRESS_SPACE: u64 = 1 << 40;
 
 /// The least that is worth having where address space is limited.
 const LEAST_ADDRESS_SPACE: u64 = 1 << 30;
-
-/// Bytes that are copied at once.
-const COPY_BYTES: usize = 128 << 10;
 
 /// What `STATE` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -470,7 +467,7 @@ impl Generation {
         thread::scope(|scope| {
             let copying =
                 scope.spawn(move || self.env.copy_to_file(&mut into, heed::CompactionOption::Enabled));
-            let written = copy_in_steps(&mut copy, &mut steps);
+            let written = steps.take_all(&mut copy);
             // Where the disk is full, LMDB finds that nobody takes the rest.
             drop(copy);
             let copied = copying.join();
@@ -562,17 +559,6 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Reads to the end, into `steps`.
-pub(super) fn copy_in_steps(from: &mut impl Read, steps: &mut Steps) -> io::Result<()> {
-    let mut buffer = vec![0; COPY_BYTES];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            read => steps.write_all(&buffer[..read])?,
-        }
     }
 }
 

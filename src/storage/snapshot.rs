@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::env::{DATA, Generation, NextGeneration, copy_in_steps, remove_if_there};
+use super::env::{DATA, Generation, NextGeneration, remove_if_there};
 use super::tables::view::Scan;
 use super::verify::{Expected, REFILL, described};
 use super::{Progress, StorageError};
@@ -373,7 +373,7 @@ impl NextGeneration {
         fs::create_dir_all(&self.dir).map_err(StorageError::io(&self.dir))?;
         let copy = || {
             let mut steps = Steps::new(fs::File::create(self.dir.join(DATA))?);
-            copy_in_steps(&mut fs::File::open(data)?, &mut steps)?;
+            steps.take_all(&mut fs::File::open(data)?)?;
             steps.finish()
         };
         copy().map_err(StorageError::io(&self.dir))?;

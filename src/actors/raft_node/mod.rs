@@ -128,7 +128,8 @@ impl RaftNodeActor {
     }
 
     /// Sends on whatever can be sent, after what else is ready has had its turn: requests that came in
-    /// together share a log entry, or a round. With nobody else there it takes a microsecond.
+    /// together share a log entry, or a round. No timer is involved: with nobody else
+    /// there they go at once.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         if self.route() != Route::Local {
             for proposal in self.queue.take_forwarded() {
