@@ -6,6 +6,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .codec_path("crate::proto::codec::ContractCodec")
         .file_descriptor_set_path(out.join("contract.bin"))
+        // Its list of blocks stays as it came.
+        .extern_path(
+            ".dfs_project.HeartbeatRequest",
+            "crate::proto::heartbeat::HeartbeatRequest",
+        )
         // Blocks pass through in pieces of their own: share their bytes, do not copy them.
         .bytes(".dfs_project.WriteBlockRequest")
         .bytes(".dfs_project.ReadBlockResponse")

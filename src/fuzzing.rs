@@ -157,10 +157,11 @@ fn decoded<M: Message + Default + PartialEq>(message: &[u8]) -> Option<M> {
 
 /// A report keeps its promises, whatever was reported before.
 fn reports(beat: &dfs::HeartbeatRequest) {
-    let (blocks, corrupt) = (&beat.block_ids_report, &beat.corrupt_block_ids);
+    let (sent, corrupt) = (&beat.block_ids_report, &beat.corrupt_block_ids);
+    let blocks = sent.numbers();
     let mut report = Report::default();
-    report.replace(corrupt.clone(), blocks.clone());
-    report.replace(blocks.clone(), corrupt.clone());
+    report.replace(&corrupt.clone().into(), blocks.clone());
+    report.replace(sent, corrupt.clone());
     let (good, bad) = (report.blocks(), report.corrupt());
     for list in [&good, &bad] {
         assert!(list.is_sorted_by(|a, b| a < b));
@@ -171,7 +172,7 @@ fn reports(beat: &dfs::HeartbeatRequest) {
             .all(|block| good.binary_search(block).is_err() && corrupt.contains(block))
     );
     assert!(
-        report.replace(blocks.clone(), corrupt.clone()).is_none(),
+        report.replace(sent, corrupt.clone()).is_none(),
         "said twice, it is no news"
     );
 }

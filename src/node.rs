@@ -405,7 +405,7 @@ async fn start_raft(
         current_snapshot: store.clone().recipient(),
     };
     cover_what_the_log_lacks(&mut log, &state).await.map_err(data)?;
-    let state_machine = StateMachine::new(state);
+    let state_machine = StateMachine::new(state, log.clone());
     let network = Network::new(identity.clone(), channels.clone());
     Raft::new(identity.incarnation(), raft_config, network, log, state_machine)
         .await

@@ -356,7 +356,7 @@ fn check_what_dataservers_exchange_with_metaservers(goldens: &mut Goldens) {
             data_server_addr: text("h:1"),
             block_count: 3,
             free_space: 1 << 35,
-            block_ids_report: vec![1, 300, 1 << 62],
+            block_ids_report: vec![1, 300, 1 << 62].into(),
             total_capacity: 1 << 42,
             corrupt_block_ids: vec![7, 300],
         },
@@ -372,7 +372,11 @@ fn check_what_dataservers_exchange_with_metaservers(goldens: &mut Goldens) {
         ],
     );
     let unpacked = HeartbeatRequest::decode(&b"\x28\x01\x28\xac\x02"[..]).unwrap();
-    assert_eq!(unpacked.block_ids_report, [1, 300], "lists need not be packed");
+    assert_eq!(
+        unpacked.block_ids_report.numbers(),
+        [1, 300],
+        "lists need not be packed"
+    );
 
     goldens.check(
         Command {

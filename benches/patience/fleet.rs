@@ -55,6 +55,7 @@ impl Fleet {
         let at: HashMap<String, usize> = (0..servers)
             .map(|n| (format!("127.0.0.1:{}", FIRST_PORT + n), usize::from(n)))
             .collect();
+        let mut held = vec![Vec::new(); usize::from(servers)];
         let mut number = 0;
         while left > 0 {
             let count = left.min(BLOCKS_A_FILE);
@@ -75,12 +76,13 @@ impl Fleet {
                     let server = at
                         .get(location)
                         .ok_or_else(|| format!("nobody is at {location}"))?;
-                    fleet.reports[*server].block_ids_report.push(block.block_id);
+                    held[*server].push(block.block_id);
                 }
             }
         }
-        for report in &mut fleet.reports {
-            report.block_count = report.block_ids_report.len() as u64;
+        for (report, held) in fleet.reports.iter_mut().zip(held) {
+            report.block_count = held.len() as u64;
+            report.block_ids_report = held.into();
         }
         Ok(fleet)
     }

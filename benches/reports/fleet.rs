@@ -79,7 +79,7 @@ impl DataServer {
             data_server_addr: format!("0.0.0.0:{}", FIRST_PORT + self.number),
             block_count: blocks.len() as u64,
             free_space: 2 << 40,
-            block_ids_report: blocks.to_vec(),
+            block_ids_report: blocks.iter().copied().collect(),
             total_capacity: 4 << 40,
             ..HeartbeatRequest::default()
         });

@@ -133,7 +133,7 @@ impl Heart {
             data_server_addr: self.addr.clone(),
             block_count: inventory.good.len() as u64,
             free_space: space.free,
-            block_ids_report: inventory.good,
+            block_ids_report: inventory.good.into(),
             total_capacity: space.total,
             corrupt_block_ids: inventory.corrupt,
         };

@@ -109,7 +109,7 @@ impl MetaServer {
     pub async fn reported(&self, id: &str, good: &[u64], corrupt: &[u64]) -> HeartbeatRequest {
         until(&format!("{id} reports {good:?} and {corrupt:?}"), async || {
             let beat = self.last_beat(id)?;
-            (beat.block_ids_report == good && beat.corrupt_block_ids == corrupt).then_some(beat)
+            (beat.block_ids_report.numbers() == good && beat.corrupt_block_ids == corrupt).then_some(beat)
         })
         .await
     }

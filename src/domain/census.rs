@@ -184,6 +184,16 @@ impl<'c> Sweep<'c> {
         })
     }
 
+    /// Passes over what is below `end`: a search in each report that has any of it, however much that is.
+    pub fn pass_over(&mut self, end: BlockId) {
+        while let Some(top) = self.next.peek_mut().filter(|top| top.0.0 < end.0) {
+            let cursor = &mut self.cursors[top.0.1 as usize];
+            let rest = cursor.rest.as_slice();
+            cursor.rest = rest[position(rest, end.0)..].iter();
+            advance(cursor, top);
+        }
+    }
+
     /// Passes over what is below `block`, and gathers who holds `block`.
     fn seek(&mut self, block: BlockId) {
         while self.peek().is_some_and(|next| next < block) {
@@ -209,16 +219,20 @@ impl<'c> Sweep<'c> {
     }
 
     fn pop(&mut self) -> Option<(ServerId, bool)> {
-        let mut top = self.next.peek_mut()?;
+        let top = self.next.peek_mut()?;
         let cursor = &mut self.cursors[top.0.1 as usize];
-        match cursor.rest.next() {
-            // In place, so that the heap is put in order once instead of twice.
-            Some(&block) => top.0.0 = block,
-            None => {
-                PeekMut::pop(top);
-            }
-        }
-        Some((cursor.server, cursor.corrupt))
+        let holder = (cursor.server, cursor.corrupt);
+        advance(cursor, top);
+        Some(holder)
+    }
+}
+
+/// Takes the next block of `cursor`, which is at the top.
+fn advance(cursor: &mut Cursor<'_>, mut top: PeekMut<'_, Reverse<(u64, u32)>>) {
+    match cursor.rest.next() {
+        // In place, so that the heap is put in order once instead of twice.
+        Some(&block) => top.0.0 = block,
+        None => drop(PeekMut::pop(top)),
     }
 }
 

@@ -150,6 +150,9 @@ pub struct Gc<'c> {
     /// Unknown blocks that an operator allowed to delete.
     allowed: &'c BTreeSet<BlockId>,
     sweep: Sweep<'c>,
+    /// What is below is judged, though the sweep may not have passed over it yet: runs follow one another, and
+    /// to pass over many of them at once is much less work.
+    judged: BlockId,
     plan: GcPlan,
     /// The entry whose last part has not come yet.
     entry: Option<Entry>,
@@ -191,6 +194,7 @@ impl<'c> Gc<'c> {
             allowed,
             // No number 0 is ever given out: it is foreign.
             sweep: census.sweep(1..u64::MAX),
+            judged: BlockId(1),
             plan: GcPlan::default(),
             entry: None,
             expired: Vec::new(),
@@ -201,11 +205,13 @@ impl<'c> Gc<'c> {
     /// Judges the next slice.
     pub fn judge(&mut self, slice: &NamedSlice) {
         for Named { blocks, garbage } in &slice.named {
-            self.judge_unknown(BlockId(blocks.start));
-            match garbage {
-                None => while self.sweep.next_below(BlockId(blocks.end)).is_some() {},
-                Some(part) => self.judge_garbage(part, blocks.start, blocks.end),
+            if blocks.start > self.judged.0 || garbage.is_some() {
+                self.judge_unknown(BlockId(blocks.start));
             }
+            if let Some(part) = garbage {
+                self.judge_garbage(part, blocks.start, blocks.end);
+            }
+            self.judged = BlockId(blocks.end);
         }
         if slice.next.is_none() {
             self.judge_unknown(BlockId(slice.next_block));
@@ -213,8 +219,9 @@ impl<'c> Gc<'c> {
         }
     }
 
-    /// What is reported below `end` and was not passed yet is in nobody's records.
+    /// What is reported below `end` and was not judged yet is in nobody's records.
     fn judge_unknown(&mut self, end: BlockId) {
+        self.sweep.pass_over(self.judged);
         while let Some(Held { block, good, corrupt }) = self.sweep.next_below(end) {
             let allowed = self.allowed.contains(&block);
             let expired = self

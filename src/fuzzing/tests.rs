@@ -261,7 +261,7 @@ fn requests() -> Vec<Vec<u8>> {
         data_server_addr: "0.0.0.0:8001".to_owned(),
         block_count: 3,
         free_space: 1 << 40,
-        block_ids_report: vec![3, 1, 2, 3],
+        block_ids_report: vec![3, 1, 2, 3].into(),
         total_capacity: 1 << 41,
         corrupt_block_ids: vec![9, 1],
     };

@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod convert;
+pub mod heartbeat;
 mod timeout;
 
 pub use timeout::grpc_timeout;
@@ -13,6 +14,8 @@ pub use timeout::grpc_timeout;
 pub mod dfs {
     //! `metaserver.proto` and `dataserver.proto`, package `dfs_project`.
     tonic::include_proto!("dfs_project");
+
+    pub use super::heartbeat::HeartbeatRequest;
 }
 
 #[allow(missing_docs, clippy::unwrap_used, unused_qualifications)]

@@ -22,7 +22,7 @@ use openraft::{LogIdOptionExt, OptionalSend};
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::chunked_wal::ChunkedWal;
 use raft_log::{RaftLog, RaftWalTypes};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::log_codec::{DiskLogId, DiskPayload, DiskVote, FORMAT};
 use super::log_tail;
@@ -77,7 +77,31 @@ pub struct LogStore {
 
 struct Inner {
     dir: Arc<Path>,
-    log: Mutex<RaftLog<DiskTypes>>,
+    log: Mutex<Log>,
+    /// How many requests to store entries have come to their end.
+    ended: watch::Sender<u64>,
+}
+
+struct Log {
+    raft_log: RaftLog<DiskTypes>,
+    /// The commit index that goes to the disk with the next entries.
+    committed: Option<DiskLogId>,
+    /// How many requests to store entries there have been.
+    begun: u64,
+}
+
+impl Log {
+    /// Writes the commit index down, unless what is there says more, or a snapshot does.
+    fn write_committed(&mut self) -> io::Result<()> {
+        let Some(committed) = self.committed.take() else {
+            return Ok(());
+        };
+        let state = self.raft_log.log_state();
+        if state.committed() < Some(&committed) && state.last() >= Some(&committed) {
+            self.raft_log.commit(committed)?;
+        }
+        Ok(())
+    }
 }
 
 impl LogStore {
@@ -111,12 +135,17 @@ impl LogStore {
         Ok(LogStore {
             inner: Arc::new(Inner {
                 dir: dir.clone(),
-                log: Mutex::new(log),
+                log: Mutex::new(Log {
+                    raft_log: log,
+                    committed: None,
+                    begun: 0,
+                }),
+                ended: watch::Sender::new(0),
             }),
         })
     }
 
-    fn lock(&self) -> io::Result<MutexGuard<'_, RaftLog<DiskTypes>>> {
+    fn lock(&self) -> io::Result<MutexGuard<'_, Log>> {
         // A panic halfway through a write leaves a log that nothing is known about.
         self.inner
             .log
@@ -132,6 +161,20 @@ impl LogStore {
         in_dir(&self.inner.dir, &e)
     }
 
+    /// Waits until the entries that are on their way to the disk now are there, or failed to get there.
+    pub(super) async fn no_flush_under_way(&self) {
+        let Ok(begun) = self.lock().map(|log| log.begun) else {
+            return;
+        };
+        // The sender lives as long as `self`.
+        let _ = self
+            .inner
+            .ended
+            .subscribe()
+            .wait_for(|ended| *ended >= begun)
+            .await;
+    }
+
     /// Writes, and waits until it is on the disk.
     async fn write_flushed(
         &self,
@@ -139,8 +182,8 @@ impl LogStore {
     ) -> io::Result<()> {
         let (sender, flushed) = oneshot::channel();
         {
-            let mut log = self.lock()?;
-            write(&mut log)
+            let log = &mut self.lock()?.raft_log;
+            write(log)
                 .and_then(|()| log.flush(flushes(), Some(self.done(Waiter::Task(sender)))))
                 .map_err(|e| self.error(e))?;
         }
@@ -156,7 +199,7 @@ impl LogStore {
         let log = self.lock()?;
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for record in log.read(start, end) {
+        for record in log.raft_log.read(start, end) {
             let (log_id, payload) = record.map_err(|e| self.error(e))?;
             bytes += payload.bytes().len() as u64;
             if bytes > limit && !entries.is_empty() {
@@ -208,7 +251,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.lock()?.log_state().vote().copied().map(Into::into))
+        Ok(self.lock()?.raft_log.log_state().vote().copied().map(Into::into))
     }
 }
 
@@ -217,7 +260,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let log = self.lock()?;
-        let state = log.log_state();
+        let state = log.raft_log.log_state();
         Ok(LogState {
             last_purged_log_id: state.purged().copied().map(Into::into),
             last_log_id: state.last().copied().map(Into::into),
@@ -233,24 +276,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.write_flushed(|log| log.save_vote(vote).map(drop)).await
     }
 
-    // Not flushed by itself: it travels to the disk with the next entries, and a node that lost it
-    // learns it from the leader. It never goes backwards, nor beyond the log, where a snapshot tells.
+    // It waits for the next entries and travels to the disk with them: to wake the thread that writes takes
+    // longer than all else that is done here. A node that lost it learns it from the leader. It never goes
+    // backwards, nor beyond the log, where a snapshot tells.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let Some(committed) = committed.map(DiskLogId::from) else {
-            return Ok(());
-        };
         let mut log = self.lock()?;
-        let state = log.log_state();
-        if state.committed() >= Some(&committed) || state.last() < Some(&committed) {
-            return Ok(());
-        }
-        log.commit(committed)
-            .and_then(|_| log.flush(false, None))
-            .map_err(|e| self.error(e))
+        log.committed = log.committed.max(committed.map(DiskLogId::from));
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.lock()?.log_state().committed().copied().map(Into::into))
+        let log = self.lock()?;
+        Ok(log.raft_log.log_state().committed().copied().map(Into::into))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -258,19 +295,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let done = self.done(Waiter::Openraft(callback));
+        let done = self.done(Waiter::Openraft(callback, self.inner.ended.clone()));
         let records = entries.into_iter().map(|entry| {
             let Entry { log_id, payload } = entry;
             (DiskLogId::from(log_id), DiskPayload::from(payload))
         });
         let mut log = self.lock()?;
-        log.append(records)
-            .and_then(|_| log.flush(flushes(), Some(done)))
+        log.begun += 1;
+        log.write_committed()
+            .and_then(|()| log.raft_log.append(records))
+            .and_then(|_| log.raft_log.flush(flushes(), Some(done)))
             .map_err(|e| self.error(e))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        if last_log_id.map(DiskLogId::from).as_ref() >= self.lock()?.log_state().last() {
+        if last_log_id.map(DiskLogId::from).as_ref() >= self.lock()?.raft_log.log_state().last() {
             return Ok(());
         }
         let first_gone = last_log_id.next_index();
@@ -379,7 +418,7 @@ pub(super) struct Done {
 }
 
 enum Waiter {
-    Openraft(IOFlushed<TypeConfig>),
+    Openraft(IOFlushed<TypeConfig>, watch::Sender<u64>),
     Task(oneshot::Sender<io::Result<()>>),
     Thread(std::sync::mpsc::SyncSender<io::Result<()>>),
 }
@@ -395,7 +434,10 @@ impl Done {
     fn tell(&mut self, result: io::Result<()>) {
         let result = result.map_err(|e| in_dir(&self.dir, &e));
         match self.waiter.take() {
-            Some(Waiter::Openraft(callback)) => callback.io_completed(result),
+            Some(Waiter::Openraft(callback, ended)) => {
+                callback.io_completed(result);
+                ended.send_modify(|ended| *ended += 1);
+            }
             // Who no longer waits need not be told.
             Some(Waiter::Task(sender)) => drop(sender.send(result)),
             Some(Waiter::Thread(sender)) => drop(sender.send(result)),

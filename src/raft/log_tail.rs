@@ -6,8 +6,8 @@
 //! With nothing but whole records in the newest file, it finds nothing to cut.
 //!
 //! What can be missing after a loss of power is known, since the log is written by one thread that waits for
-//! each flush: records of the commit index, which are not flushed by themselves, and after them what was
-//! stored at once: entries, or one other record. A record that cannot have been part of such a write and is
+//! each flush: a record of the commit index, which travels with the entries behind it (older servers wrote some by
+//! themselves, without a flush), and what was stored at once: entries, or one other record. A record that cannot have been part of such a write and is
 //! whole shows that everything before it was flushed. What was not written reads as zeros, from some byte
 //! to the end of its sector or of the file.
 //!

@@ -2,6 +2,9 @@
 //!
 //! openraft owns the [`StateMachine`], the node's wiring gives it its [`StateMachinePort`].
 //!
+//! A follower owes its leader an answer for the entries that are being flushed, and nobody an answer for those
+//! that it applies. So it applies what was committed once that answer is out.
+//!
 //! Invariant: an entry's proposer is answered only after the transaction that holds its effects. A
 //! closed mailbox is an error, and so stops openraft: a node whose state is gone must not go on.
 
@@ -14,6 +17,7 @@ use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
+use super::log_store::LogStore;
 use super::ports::{
     ApplyEntries, BuildSnapshot, GetAppliedState, GetCurrentSnapshot, InstallSnapshot, Snapshot, SnapshotData,
 };
@@ -28,6 +32,9 @@ const APPLY_ENTRIES: usize = 1024;
 
 /// Between two attempts to write the state to a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a follower's state waits for a flush at most: where the disk is slow, its readers do not.
+const GIVE_WAY: Duration = Duration::from_millis(2);
 
 /// Whoever owns the state, as openraft needs it.
 #[derive(Clone)]
@@ -48,12 +55,13 @@ pub struct StateMachinePort {
 #[derive(Clone)]
 pub struct StateMachine {
     port: StateMachinePort,
+    log: LogStore,
 }
 
 impl StateMachine {
-    /// For the owner of the state behind `port`.
-    pub fn new(port: StateMachinePort) -> Self {
-        StateMachine { port }
+    /// For the owner of the state behind `port`, which is fed from `log`.
+    pub fn new(port: StateMachinePort, log: LogStore) -> Self {
+        StateMachine { port, log }
     }
 
     async fn apply_pending(&self, pending: &mut Pending) -> io::Result<()> {
@@ -63,6 +71,9 @@ impl StateMachine {
         let Pending {
             entries, responders, ..
         } = std::mem::take(pending);
+        if responders.iter().all(Option::is_none) {
+            self.give_way().await;
+        }
         let expected = entries.len();
         let outcomes = once_it_fits(&self.port.apply, ApplyEntries(entries)).await?;
         if outcomes.len() != expected {
@@ -71,6 +82,15 @@ impl StateMachine {
         }
         answer(responders, outcomes);
         Ok(())
+    }
+
+    /// Lets the answer go first that waits for the flush under way.
+    async fn give_way(&self) {
+        let flushed = self.log.no_flush_under_way();
+        if tokio::time::timeout(GIVE_WAY, flushed).await.is_ok() {
+            // Behind everything that the end of the flush has made ready.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

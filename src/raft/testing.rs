@@ -39,7 +39,7 @@ where
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
         let log = LogStore::open(&dir.path().join("raft/log"), LogLimits::default()).unwrap();
-        let state = StateMachine::new((self.0)(dir.path()));
+        let state = StateMachine::new((self.0)(dir.path()), log.clone());
         Ok((dir, log, state))
     }
 }

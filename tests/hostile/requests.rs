@@ -207,7 +207,7 @@ fn beat(id: &str, addr: &str, blocks: Vec<u64>) -> Call {
         block_count: u64::MAX,
         free_space: u64::MAX,
         total_capacity: 0,
-        block_ids_report: blocks,
+        block_ids_report: blocks.into(),
         corrupt_block_ids: vec![],
     };
     Call::new(&of("Heartbeat"), request.encode_to_vec())

@@ -15,6 +15,7 @@ use super::orders::Orders;
 use super::report::Report;
 use crate::actors::unix_ms;
 use crate::domain::ids::{BlockId, ServerId};
+use crate::proto::heartbeat::BlockIds;
 
 /// The beats and reports since this node became leader.
 pub struct LeaderView {
@@ -46,7 +47,7 @@ pub struct Beat {
     /// The same by the clock on the wall, Unix milliseconds.
     pub at_ms: i64,
     /// The full report, as it was sent.
-    pub blocks: Vec<u64>,
+    pub blocks: BlockIds,
     /// The damaged blocks, as they were sent.
     pub corrupt: Vec<u64>,
     /// The disk's space.
@@ -133,7 +134,7 @@ impl LeaderView {
         let reported = seen.reported.get_or_insert_default();
         reported.space = beat.space;
         reported.at_ms = beat.at_ms;
-        let change = reported.report.replace(beat.blocks, beat.corrupt);
+        let change = reported.report.replace(&beat.blocks, beat.corrupt);
         if !first && change.is_none() {
             return false;
         }

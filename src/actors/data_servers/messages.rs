@@ -9,6 +9,7 @@ use crate::domain::census::{Census, Reported};
 use crate::domain::command::{AllocationPlan, Refusal};
 use crate::domain::ids::{BlockId, ServerId};
 use crate::domain::state::ServerStatus;
+use crate::proto::heartbeat::BlockIds;
 
 /// A DataServer's key appeared or changed in etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
@@ -36,8 +37,8 @@ pub struct HeartbeatReceived {
     pub id: String,
     /// `host:port` at which it can be reached: never an unspecified address such as `0.0.0.0`.
     pub addr: String,
-    /// Every block that it holds, in the order that it sent them.
-    pub blocks: Vec<u64>,
+    /// Every block that it holds, as it sent them.
+    pub blocks: BlockIds,
     /// Those that it holds damaged.
     pub corrupt: Vec<u64>,
     /// How many blocks it says that it holds.

@@ -68,7 +68,7 @@ impl TestNode {
         };
         let log = until(|| async { LogStore::open(&log_dir(dir.path()), limits.clone()).ok() }).await;
         let store = MemStore::start_in(dir.path());
-        let state = StateMachine::new(MemStore::port(&store));
+        let state = StateMachine::new(MemStore::port(&store), log.clone());
         let settings = RaftSettings {
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1000),
@@ -836,9 +836,8 @@ async fn a_state_machine_that_is_gone_stops_the_node() {
     let network = Network::new(identity.clone(), Channels::default());
     let config = openraft_config(&RaftSettings::default()).unwrap();
     let id = identity.incarnation();
-    let raft = Raft::new(id, config, network, log, StateMachine::new(port))
-        .await
-        .unwrap();
+    let state = StateMachine::new(port, log.clone());
+    let raft = Raft::new(id, config, network, log, state).await.unwrap();
     raft.initialize(BTreeMap::from([(id, Node::default())]))
         .await
         .unwrap();

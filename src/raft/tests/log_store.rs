@@ -59,7 +59,7 @@ async fn everything_is_there_after_reopening() {
         BTreeMap::from([(1, Node::default()), (2, Node::default()), (3, Node::default())]),
     )
     .unwrap();
-    let entries = vec![
+    let entries = [
         batch(0, "zero"),
         Entry {
             log_id: log_id(1, 1, 1),
@@ -75,8 +75,9 @@ async fn everything_is_there_after_reopening() {
     {
         let mut log = open(dir.path());
         log.save_vote(&vote(7, 2, true)).await.unwrap();
-        log.blocking_append(entries.clone()).await.unwrap();
+        log.blocking_append(entries[..4].to_vec()).await.unwrap();
         log.save_committed(Some(log_id(1, 1, 3))).await.unwrap();
+        log.blocking_append(entries[4..].to_vec()).await.unwrap();
         log.purge(log_id(1, 1, 0)).await.unwrap();
     }
     let mut log = open(dir.path());
@@ -211,10 +212,11 @@ async fn the_commit_index_never_goes_back_nor_beyond_the_log() {
     let dir = TempDir::new().unwrap();
     let mut log = open(dir.path());
     log.blocking_append((0..3).map(|i| batch(i, "x"))).await.unwrap();
-    for index in [1, 0, 7] {
-        log.save_committed(Some(log_id(1, 1, index))).await.unwrap();
+    for (saved, next, expected) in [(1, 3, 1), (0, 4, 1), (9, 5, 1), (4, 6, 4)] {
+        log.save_committed(Some(log_id(1, 1, saved))).await.unwrap();
+        log.blocking_append([batch(next, "x")]).await.unwrap();
+        assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 1, expected)));
     }
-    assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 1, 1)));
 }
 
 #[actix_rt::test]

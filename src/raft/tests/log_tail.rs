@@ -71,10 +71,11 @@ async fn no_damaged_byte_makes_a_log_shorter() {
     }
     let file = newest(dir.path());
     let flushed = fs::metadata(&file).unwrap().len();
-    open(dir.path())
-        .save_committed(Some(log_id(1, 1, 7)))
-        .await
-        .unwrap();
+    {
+        let mut log = open(dir.path());
+        log.save_committed(Some(log_id(1, 1, 7))).await.unwrap();
+        log.blocking_append([entry(8)]).await.unwrap();
+    }
     let good = fs::read(&file).unwrap();
     assert!(good.len() as u64 > flushed);
     let mut refused = 0;
@@ -149,8 +150,8 @@ async fn a_write_of_which_some_sectors_are_missing_is_cut_off() {
         let file = newest(dir.path());
         let before = fs::metadata(&file).unwrap().len() as usize;
         {
-            // Two commit indexes, and then one write.
             let mut log = open(dir.path());
+            log.save_committed(Some(log_id(1, 1, flushed - 1))).await.unwrap();
             let many = flushed..flushed + random.random_range(1..12);
             log.blocking_append(many.map(entry)).await.unwrap();
         }

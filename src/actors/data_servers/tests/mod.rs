@@ -127,7 +127,7 @@ fn heartbeat(n: u32, blocks: Vec<u64>) -> HeartbeatReceived {
         addr: format!("host-{n}:800{n}"),
         corrupt: vec![],
         block_count: blocks.len() as u64,
-        blocks,
+        blocks: blocks.into(),
         free_space: 1 << 40,
         total_capacity: 1 << 41,
         deadline: Instant::now() + Duration::from_secs(60),

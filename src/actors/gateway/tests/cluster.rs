@@ -133,7 +133,7 @@ async fn a_beat_goes_to_the_keeper_and_its_commands_come_back() {
     let beat = HeartbeatReceived {
         id: "ds-1".into(),
         addr: "127.0.0.1:8001".into(),
-        blocks: vec![1, 5],
+        blocks: vec![1, 5].into(),
         corrupt: vec![],
         block_count: 2,
         free_space: 3,
@@ -210,7 +210,8 @@ async fn a_beat_may_be_large() {
     };
     rig.client.clone().heartbeat(request).await.unwrap();
     assert_eq!(
-        rig.with(|neighbour, _| neighbour.beats[0].blocks.len()).await,
+        rig.with(|neighbour, _| neighbour.beats[0].blocks.numbers().len())
+            .await,
         1_000_000
     );
 }

@@ -532,7 +532,7 @@ impl Rig {
             data_server_addr: addr.into(),
             block_count: 2,
             free_space: 3,
-            block_ids_report: vec![1, 5],
+            block_ids_report: vec![1, 5].into(),
             total_capacity: 4,
             ..Default::default()
         };
