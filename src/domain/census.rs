@@ -570,6 +570,18 @@ mod tests {
             }
             prop_assert_eq!(sweep.next_below(BlockId(u64::MAX)), None);
 
+            // What is passed over is not seen, and nothing else is missing.
+            let mut sweep = census.sweep(from..from + len);
+            for end in [0, from, from + len / 2, from + 1, from + len / 2 + 3] {
+                sweep.pass_over(BlockId(end));
+            }
+            let passed = from + len / 2 + 3;
+            for (block, (good, corrupt)) in found.range(passed..) {
+                let held = Held { block: BlockId(*block), good, corrupt };
+                prop_assert_eq!(sweep.next_below(BlockId(u64::MAX)), Some(held));
+            }
+            prop_assert_eq!(sweep.next_below(BlockId(u64::MAX)), None);
+
             // One sweep over several runs sees each block as a look at its own run does.
             let mut sweep = census.sweep(0..u64::MAX);
             for first in [5, 20, 21, 40] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 use openraft::type_config::TypeConfigExt;
 use raft_log::codeq::{Decode, Encode};
@@ -241,11 +241,28 @@ async fn after_an_io_error_nothing_is_reported_as_stored() {
             "{error}"
         );
     }
+    // It has come to its end, though not to a good one.
+    log.no_flush_under_way().await;
     let error = log.save_vote(&vote(9, 9, false)).await.unwrap_err();
     assert!(
         error.to_string().contains(dir.path().to_str().unwrap()),
         "{error}"
     );
+}
+
+#[actix_rt::test]
+async fn who_waits_for_the_flush_under_way_comes_behind_its_end() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path());
+    log.no_flush_under_way().await;
+    for i in 0..20 {
+        let (callback, flushed) = TypeConfig::oneshot();
+        log.append([batch(i, "x")], IOFlushed::signal(callback))
+            .await
+            .unwrap();
+        log.no_flush_under_way().await;
+        assert!(matches!(flushed.now_or_never(), Some(Ok(Ok(())))), "entry {i}");
+    }
 }
 
 #[actix_rt::test]
