@@ -117,10 +117,11 @@ impl Message for HeartbeatRequest {
     }
 }
 
-/// A `repeated uint64` as it is on the wire. Equal are those that were sent in the same bytes.
+/// A `repeated uint64` as it is on the wire. Equal are those whose numbers are the same bytes there, however the list
+/// was split.
 ///
 /// Invariant: both parts are whole varints of at most 64 bits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct BlockIds {
     /// The first packed list: part of the message that it came in, and usually all there is.
     packed: Bytes,
@@ -152,6 +153,10 @@ impl BlockIds {
 
     fn len(&self) -> usize {
         self.packed.len() + self.more.len()
+    }
+
+    fn bytes(&self) -> impl Iterator<Item = &u8> {
+        self.packed.iter().chain(&self.more)
     }
 
     fn encode(&self, tag: u32, buf: &mut impl BufMut) {
@@ -191,6 +196,14 @@ impl BlockIds {
         Ok(())
     }
 }
+
+impl PartialEq for BlockIds {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.bytes().eq(other.bytes())
+    }
+}
+
+impl Eq for BlockIds {}
 
 impl FromIterator<u64> for BlockIds {
     fn from_iter<I: IntoIterator<Item = u64>>(numbers: I) -> Self {
@@ -279,6 +292,12 @@ mod tests {
                 let again = ours.encode_to_vec();
                 assert_eq!(ours.encoded_len(), again.len());
                 assert_eq!(Generated::decode(&again[..]).unwrap(), generated, "{bytes:02x?}");
+                let once_more = HeartbeatRequest::decode(&again[..]).unwrap();
+                assert_eq!(once_more, ours, "{bytes:02x?}");
+                assert_eq!(
+                    once_more.block_ids_report.digest(),
+                    ours.block_ids_report.digest()
+                );
                 assert_eq!(Generated::from(ours), generated, "{bytes:02x?}");
             }
             Err(_) => assert!(ours.is_err(), "{bytes:02x?}"),
