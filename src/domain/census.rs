@@ -196,9 +196,7 @@ impl<'c> Sweep<'c> {
 
     /// Passes over what is below `block`, and gathers who holds `block`.
     fn seek(&mut self, block: BlockId) {
-        while self.peek().is_some_and(|next| next < block) {
-            self.pop();
-        }
+        self.pass_over(block);
         self.gather(block);
     }
 

@@ -172,7 +172,7 @@ impl<'c> Fsck<'c> {
                     if blocks.start == run.first.0 {
                         self.plan.counts.open_writes += 1;
                     }
-                    while self.sweep.next_below(BlockId(blocks.start)).is_some() {}
+                    self.sweep.pass_over(BlockId(blocks.start));
                     let mut replicas = 0;
                     while let Some(held) = self.sweep.next_below(BlockId(blocks.end)) {
                         replicas += (held.good.len() + held.corrupt.len()) as u64;

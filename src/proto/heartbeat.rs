@@ -30,6 +30,17 @@ pub struct HeartbeatRequest {
     pub corrupt_block_ids: Vec<u64>,
 }
 
+/// By their tags, from 1 on; named when one does not decode.
+const FIELDS: [&str; 7] = [
+    "data_server_id",
+    "data_server_addr",
+    "block_count",
+    "free_space",
+    "block_ids_report",
+    "total_capacity",
+    "corrupt_block_ids",
+];
+
 impl Message for HeartbeatRequest {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         if !self.data_server_id.is_empty() {
@@ -57,39 +68,18 @@ impl Message for HeartbeatRequest {
         buf: &mut impl Buf,
         ctx: DecodeContext,
     ) -> Result<(), DecodeError> {
-        let (field, merged) = match tag {
-            1 => (
-                "data_server_id",
-                string::merge(wire_type, &mut self.data_server_id, buf, ctx),
-            ),
-            2 => (
-                "data_server_addr",
-                string::merge(wire_type, &mut self.data_server_addr, buf, ctx),
-            ),
-            3 => (
-                "block_count",
-                uint64::merge(wire_type, &mut self.block_count, buf, ctx),
-            ),
-            4 => (
-                "free_space",
-                uint64::merge(wire_type, &mut self.free_space, buf, ctx),
-            ),
-            5 => (
-                "block_ids_report",
-                self.block_ids_report.merge(wire_type, buf, ctx),
-            ),
-            6 => (
-                "total_capacity",
-                uint64::merge(wire_type, &mut self.total_capacity, buf, ctx),
-            ),
-            7 => (
-                "corrupt_block_ids",
-                uint64::merge_repeated(wire_type, &mut self.corrupt_block_ids, buf, ctx),
-            ),
+        let merged = match tag {
+            1 => string::merge(wire_type, &mut self.data_server_id, buf, ctx),
+            2 => string::merge(wire_type, &mut self.data_server_addr, buf, ctx),
+            3 => uint64::merge(wire_type, &mut self.block_count, buf, ctx),
+            4 => uint64::merge(wire_type, &mut self.free_space, buf, ctx),
+            5 => self.block_ids_report.merge(wire_type, buf, ctx),
+            6 => uint64::merge(wire_type, &mut self.total_capacity, buf, ctx),
+            7 => uint64::merge_repeated(wire_type, &mut self.corrupt_block_ids, buf, ctx),
             _ => return prost::encoding::skip_field(wire_type, tag, buf, ctx),
         };
         merged.map_err(|mut error| {
-            error.push("HeartbeatRequest", field);
+            error.push("HeartbeatRequest", FIELDS[tag as usize - 1]);
             error
         })
     }

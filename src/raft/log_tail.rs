@@ -6,10 +6,10 @@
 //! With nothing but whole records in the newest file, it finds nothing to cut.
 //!
 //! What can be missing after a loss of power is known, since the log is written by one thread that waits for
-//! each flush: a record of the commit index, which travels with the entries behind it (older servers wrote some by
-//! themselves, without a flush), and what was stored at once: entries, or one other record. A record that cannot have been part of such a write and is
-//! whole shows that everything before it was flushed. What was not written reads as zeros, from some byte
-//! to the end of its sector or of the file.
+//! each flush: a record of the commit index, which travels with the entries behind it (older servers wrote some
+//! by themselves, without a flush), and what was stored at once: entries, or one other record. A record that
+//! cannot have been part of such a write and is whole shows that everything before it was flushed. What was not
+//! written reads as zeros, from some byte to the end of its sector or of the file.
 //!
 //! Invariant: a record that was flushed is never cut off, but for one case in which nobody could tell: one of
 //! the last request to the log (the entries, or the other record, that were stored at once) and with nothing
